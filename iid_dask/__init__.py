@@ -1,0 +1,93 @@
+"""Segmentation files (``.iid``) as lazy arrays and tables.
+
+Names are imported when they are used: ``import iid_dask`` alone loads nothing else.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iid_dask.bbox import BBox as BBox
+    from iid_dask.errors import IIDChangedError as IIDChangedError
+    from iid_dask.errors import IIDError as IIDError
+    from iid_dask.errors import IIDFormatError as IIDFormatError
+    from iid_dask.errors import IIDLimitError as IIDLimitError
+    from iid_dask.errors import IIDOverlapError as IIDOverlapError
+    from iid_dask.errors import IIDStoreError as IIDStoreError
+    from iid_dask.errors import IIDWarning as IIDWarning
+    from iid_dask.export.zarr import check_zarr as check_zarr
+    from iid_dask.export.zarr import open_zarr as open_zarr
+    from iid_dask.export.zarr import to_zarr as to_zarr
+    from iid_dask.format.layout import Limits as Limits
+    from iid_dask.format.reader import Entry as Entry
+    from iid_dask.format.reader import IIDReader as IIDReader
+    from iid_dask.format.reader import Region as Region
+    from iid_dask.format.reader import open_reader as open
+    from iid_dask.format.writer import IIDWriter as IIDWriter
+    from iid_dask.format.writer import add_index as add_index
+    from iid_dask.format.writer import regions_of as regions_of
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BBox": "iid_dask.bbox",
+    "Entry": "iid_dask.format.reader",
+    "IIDChangedError": "iid_dask.errors",
+    "IIDError": "iid_dask.errors",
+    "IIDFormatError": "iid_dask.errors",
+    "IIDLimitError": "iid_dask.errors",
+    "IIDOverlapError": "iid_dask.errors",
+    "IIDReader": "iid_dask.format.reader",
+    "IIDStoreError": "iid_dask.errors",
+    "IIDWarning": "iid_dask.errors",
+    "IIDWriter": "iid_dask.format.writer",
+    "Limits": "iid_dask.format.layout",
+    "Region": "iid_dask.format.reader",
+    "add_index": "iid_dask.format.writer",
+    "check_zarr": "iid_dask.export.zarr",
+    "open": "iid_dask.format.reader",
+    "open_zarr": "iid_dask.export.zarr",
+    "regions_of": "iid_dask.format.writer",
+    "to_zarr": "iid_dask.export.zarr",
+}
+_OTHER_NAME = {"open": "open_reader"}
+
+__all__ = ["__version__", "sample", *_HOMES]
+
+
+def sample(name: str = "us") -> str:
+    """Return the path of a file that ships with the package.
+
+    Parameters
+    ----------
+    name
+        "us": the nation, 49 states and 3,105 counties of the United States as overlapping masks on
+        600 × 1,000 pixels (US Census Bureau by way of us-atlas 3.0.1, public domain).
+
+    Examples
+    --------
+    >>> sample("us").endswith("us.iid")
+    True
+    """
+    from pathlib import Path
+
+    folder = Path(__file__).parent / "samples"
+    path = folder / f"{name}.iid"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.iid")))
+        raise FileNotFoundError(f"no sample {name!r}; there is: {known}")
+    return str(path)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), _OTHER_NAME.get(name, name))
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'iid_dask' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

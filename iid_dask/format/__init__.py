@@ -1,0 +1,1 @@
+"""Bytes of ``.iid`` files to records and back; numpy and kernels only."""

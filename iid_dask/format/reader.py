@@ -1,0 +1,570 @@
+"""An ``.iid`` file as a read-only mapping of entries and as columns."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from iid_dask.bbox import BBox, union
+from iid_dask.errors import IIDFormatError, IIDLimitError, IIDWarning
+from iid_dask.format.layout import (
+    HEADER,
+    IID_HEAD,
+    INDEX_TRAILER,
+    LUT,
+    MAX_SIDE,
+    REGION_HEAD,
+    SEGMENT_HEAD,
+    Limits,
+)
+from iid_dask.format.sections import header_defects, lut_defects, parse_groups, parse_metadata, raise_first
+from iid_dask.format.segments import (
+    Index,
+    SegmentColumns,
+    parse_trailer,
+    read_index,
+    region_lengths,
+    scan_defects,
+    scan_segments,
+)
+from iid_dask.format.source import BytesSource, LocalSource, RemoteSource, Source, as_source, gather
+
+FIRST_READ = 64 * 1024
+"""Bytes of the first read: header and tables of a small file in one request."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """One stored piece of a segment.
+
+    Attributes
+    ----------
+    bbox : BBox
+        In image pixels.
+    bits : bytes
+        Row-major mask bits, most significant first.
+    """
+
+    bbox: BBox
+    bits: bytes
+
+    def mask(self) -> np.ndarray:
+        """Return the pixels, bool, shape ``bbox.shape``."""
+        count = self.bbox.height * self.bbox.width
+        bits = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=count)
+        return bits.view(bool).reshape(self.bbox.shape)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An IID and its segment; everything but ``key`` is read when it is asked for.
+
+    Examples
+    --------
+    >>> import iid_dask
+    >>> with iid_dask.open(iid_dask.sample("us")) as f:
+    ...     entry = f[1]
+    ...     entry.domain, entry.address, tuple(entry.bbox), entry.area, entry.groups
+    (b'state', b'01', (345, 656, 448, 723), 5842, ('states',))
+    """
+
+    reader: IIDReader
+    key: int
+
+    @property
+    def domain(self) -> bytes:
+        """Domain of the IID, exact bytes."""
+        return self.reader.names([self.key])[0][0]
+
+    @property
+    def address(self) -> bytes:
+        """Address of the IID, exact bytes."""
+        return self.reader.names([self.key])[1][0]
+
+    @property
+    def bbox(self) -> BBox:
+        """The segment's box in image pixels; it may be loose."""
+        columns, row = self.reader._segment(self.key)
+        return BBox.of(columns.boxes[row].tolist())
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        columns, row = self.reader._segment(self.key)
+        return int(columns.areas[row])
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the groups that hold the entry."""
+        return tuple(name for name, keys in self.reader.groups.items() if _holds(keys, self.key))
+
+    @property
+    def regions(self) -> tuple[Region, ...]:
+        """The stored pieces, whole.
+
+        Raises
+        ------
+        IIDFormatError
+            If an index tells that the segment's bytes are damaged (unless the file was opened with
+            ``verify=False``).
+        """
+        columns, row = self.reader._segment(self.key)
+        data = self.reader.segment_bytes(self.key)
+        first, stop = int(columns.first_region[row]), int(columns.first_region[row + 1])
+        boxes = columns.region_boxes[first:stop]
+        sizes = region_lengths(boxes)
+        starts = columns.region_bits[first:stop].astype(np.int64) - int(self.reader.lut["segment_offset"][self.key])
+        return tuple(
+            Region(BBox.of(box), data[start : start + size])
+            for box, start, size in zip(boxes.tolist(), starts.tolist(), sizes.tolist(), strict=True)
+        )
+
+    def mask(self) -> np.ndarray:
+        """Return the segment's pixels.
+
+        Returns
+        -------
+        bool array, shape ``bbox.shape``
+            Element (0, 0) is the image pixel (bbox.min_row, bbox.min_col).
+
+        Raises
+        ------
+        IIDLimitError
+            If the array would be larger than ``limits.max_decoded_bytes`` of the open file.
+        """
+        box = self.bbox
+        limit = self.reader.limits.max_decoded_bytes
+        if box.height * box.width > limit:
+            raise IIDLimitError(
+                f"{self.reader.name}: entry {self.key}: its box of {box.height} × {box.width} pixels takes "
+                f"{box.height * box.width} bytes as an array, more than limits.max_decoded_bytes = {limit}; "
+                "read a window of it through xr.open_dataset(..., keys=[key]), or raise the limit"
+            )
+        out = np.zeros(box.shape, bool)
+        for region in self.regions:
+            rows, cols = region.bbox.slices
+            top, left = box.min_row, box.min_col
+            out[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left] |= region.mask()
+        return out
+
+
+def _holds(keys: np.ndarray, key: int) -> bool:
+    at = int(np.searchsorted(keys, key))
+    return at < len(keys) and int(keys[at]) == key
+
+
+class IIDReader(Mapping[int, Entry]):
+    """A read-only mapping key -> `Entry` over an open ``.iid`` file; make one with `iid_dask.open`.
+
+    Opening reads the header, the lut, the metadata and the groups. Columns that need the segments are made at
+    first use: from the index, or by one pass over the segments. Safe to use from many threads; pickles to the
+    path and a stamp of the file's version.
+
+    Attributes
+    ----------
+    name : str
+        Path or URL.
+    lut : structured array, shape (n,)
+        Locations; rows of removed entries are among them.
+    live : bool array, shape (n,)
+        False for removed entries, which are in no table.
+    metadata : dict
+        As stored, but for the list of removed entries.
+    metadata_json : str
+        The stored text.
+    groups : dict
+        Group name -> ascending uint32 keys.
+    limits : Limits
+    """
+
+    def __init__(self, source: Source, *, verify: bool = True, limits: Limits | None = None) -> None:
+        self._source = source
+        self.name = source.name
+        self.verify_checksums = verify
+        self.limits = limits or Limits()
+        self._identity = source.identity()
+        self._memory: OrderedDict[Any, Any] = OrderedDict()
+        head = source.read(0, min(source.size, FIRST_READ))
+        if len(head) < HEADER.itemsize:
+            raise IIDFormatError(
+                self.name, "file", None, 0, f"{len(head)} bytes", f"at least the {HEADER.itemsize} bytes of a header"
+            )
+        self.header = np.frombuffer(head, HEADER, 1)[0]
+        raise_first(header_defects(self.name, self.header, source.size))
+        for section, limit in (("meta", self.limits.max_meta), ("groups", None)):
+            length = int(self.header[f"{section}_length"])
+            if limit is not None and length > limit:
+                raise IIDFormatError(
+                    self.name, section, None, None, f"{length} bytes", f"at most {limit} (limits=)"
+                )
+        lut, meta, groups, tail = self._read_tables(head)
+        self.lut = np.frombuffer(lut, LUT)
+        raise_first(lut_defects(self.name, self.header, self.lut))
+        self.index: Index | None = parse_trailer(self.header, lut, source.size, tail)
+        self._check_crc("meta", meta)
+        self._check_crc("groups", groups)
+        self._parse(meta, groups)
+
+    def _parse(self, meta: bytes, groups: bytes) -> None:
+        self.metadata = parse_metadata(self.name, self.header, meta, self.limits)
+        self.metadata_json = meta.decode() or "{}"
+        removed = (self.lut["iid_length"] == 0) & (self.lut["segment_length"] == 0)
+        empty = (self.lut["iid_length"] == IID_HEAD.itemsize) & (self.lut["segment_length"] == SEGMENT_HEAD.itemsize)
+        listed = self.metadata.get("removed")
+        if _is_key_list(listed, len(self.lut)) and bool(np.all((empty | removed)[listed])):
+            removed[listed] = True
+            del self.metadata["removed"]
+        self.live = ~removed
+        self.groups = {
+            name: keys[self.live[keys]]
+            for name, keys in parse_groups(self.name, self.header, groups, len(self.lut), self.limits).items()
+        }
+
+    def _read_tables(self, head: bytes) -> list[bytes]:
+        """Return lut, meta, groups and the last bytes of the file with one round of requests."""
+        spans = [(int(self.header[f"{s}_offset"]), int(self.header[f"{s}_length"])) for s in ("lut", "meta", "groups")]
+        tail = min(INDEX_TRAILER.itemsize, self._source.size)
+        spans.append((self._source.size - tail, tail))
+        missing = [span for span in spans if sum(span) > len(head)]
+        offsets, lengths = (np.array([span[i] for span in missing], np.int64) for i in (0, 1))
+        data, places = gather(self._source, offsets, lengths)
+        found = {
+            span: data[place : place + span[1]].tobytes() for span, place in zip(missing, places.tolist(), strict=True)
+        }
+        return [found[span] if span in found else head[span[0] : sum(span)] for span in spans]
+
+    def _check_crc(self, section: str, data: bytes) -> None:
+        if self.index is None or not self.verify_checksums:
+            return
+        crc, wanted = zlib.crc32(data), self.index.section_crcs[section]
+        if crc != wanted:
+            raise IIDFormatError(
+                self.name,
+                section,
+                None,
+                int(self.header[f"{section}_offset"]),
+                f"crc32 {crc:#010x}: damaged bytes",
+                f"{wanted:#010x}, as in the index (verify=False reads on)",
+            )
+
+    # --- the mapping
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.live))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.entry_keys.tolist())
+
+    def __contains__(self, key: object) -> bool:
+        return (
+            isinstance(key, int | np.integer)
+            and not isinstance(key, bool)
+            and 0 <= key < len(self.live)
+            and bool(self.live[key])
+        )
+
+    def __getitem__(self, key: int) -> Entry:
+        if key not in self:
+            raise KeyError(f"{self.name}: no entry {key!r}; {self._which_keys()}")
+        return Entry(self, int(key))
+
+    def _which_keys(self) -> str:
+        keys = self.entry_keys
+        if not len(keys):
+            return "the file has no entries"
+        return f"keys are integers from {keys[0]} to {keys[-1]}, {len(keys)} in all"
+
+    def __repr__(self) -> str:
+        return f"<IIDReader {self.name}: {len(self)} entries, {len(self.groups)} groups>"
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, IIDReader) and self._identity == other._identity
+
+    def __enter__(self) -> IIDReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; arrays opened from it open it again when they are computed."""
+        _forget(self)
+        self._source.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        kind, arguments = self._source.__reduce__()[:2]
+        return reopen, (kind, arguments, self.verify_checksums, self.limits)
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        return ("iid_dask.IIDReader", self._identity, self.verify_checksums)
+
+    # --- columns
+
+    @property
+    def gap(self) -> int:
+        """Bytes between two wanted ranges that are cheaper to read than to skip."""
+        return self._source.gap
+
+    @cached_property
+    def entry_keys(self) -> np.ndarray:
+        """Keys of the entries, ascending uint32: rows of the lut that were not removed."""
+        return np.flatnonzero(self.live).astype(np.uint32)
+
+    @cached_property
+    def columns(self) -> SegmentColumns:
+        """Boxes, areas and regions of all entries, indexed by key. Shared: do not change them."""
+        columns = None
+        if self.index is not None:
+            columns = read_index(self._source, self.index, self.lut)
+        if columns is None:
+            self.index = None
+            base = int(self.header["segments_offset"])
+            scan = scan_segments(self._source, base, self.lut)
+            raise_first(scan_defects(self.name, base, self.lut, scan))
+            columns = scan.columns
+        return columns
+
+    @property
+    def has_index(self) -> bool:
+        """Whether the file carries a sound index."""
+        if self.index is not None:
+            _ = self.columns
+        return self.index is not None
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the image: the metadata's ``image`` size if sound, else what the boxes span."""
+        image = self.metadata.get("image")
+        if isinstance(image, dict) and ("height" in image or "width" in image):
+            height, width = image.get("height"), image.get("width")
+            if _is_side(height) and _is_side(width):
+                return height, width
+            warnings.warn(
+                f"{self.name}: metadata image.height = {height!r}, image.width = {width!r}: expected integers from 1 "
+                f"to {MAX_SIDE}; the size is taken from the entries' boxes (shape= sets another)",
+                IIDWarning,
+                stacklevel=2,
+            )
+        around = union(self.columns.boxes[self.live])
+        return around.max_row, around.max_col
+
+    def _segment(self, key: int) -> tuple[SegmentColumns, int]:
+        """Return columns that hold an entry, and its row there, without a pass over the others."""
+        if self.index is not None or "columns" in self.__dict__:
+            return self.columns, key
+        base = int(self.header["segments_offset"])
+        rows = self.lut[key : key + 1]
+        scan = scan_segments(self._source, base, rows)
+        raise_first(scan_defects(self.name, base, rows, scan))
+        return scan.columns, 0
+
+    def remember(self, what: Any, make: Callable[[], Any]) -> Any:
+        """Return ``make()``, or what it returned when it was last asked for under this name; a few are kept."""
+        if what not in self._memory:
+            self._memory[what] = make()
+            while len(self._memory) > 16:
+                self._memory.popitem(last=False)
+        return self._memory[what]
+
+    # --- bytes
+
+    def segment_bytes(self, key: int) -> bytes:
+        """Return a segment as stored, checked against the index's crc32 where there is one."""
+        row = self.lut[key]
+        base = int(self.header["segments_offset"]) + int(row["segment_offset"])
+        data = self._source.read(base, int(row["segment_length"]))
+        columns, at = self._segment(key)
+        if columns.crcs is not None and self.verify_checksums and zlib.crc32(data) != columns.crcs[at]:
+            raise IIDFormatError(
+                self.name,
+                "segments",
+                key,
+                base,
+                f"crc32 {zlib.crc32(data):#010x}: damaged bytes",
+                f"{int(columns.crcs[at]):#010x}, as in the index (verify=False reads on)",
+            )
+        return data
+
+    def read_bits(self, offsets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read ranges of the segments section with few requests.
+
+        Parameters
+        ----------
+        offsets, lengths : int64 arrays, shape (n,)
+            Offsets from the start of the section.
+
+        Returns
+        -------
+        data : uint8 array
+            Followed by 16 spare bytes, as the painting kernels want them.
+        places : int64 array, shape (n,)
+            Where each range begins in ``data``.
+        """
+        return gather(self._source, offsets + int(self.header["segments_offset"]), lengths, spare=16)
+
+    def names(self, keys: Any = None) -> tuple[list[bytes], list[bytes]]:
+        """Return domains and addresses.
+
+        Parameters
+        ----------
+        keys : sequence of int, optional
+            Default: all entries, ascending. Only the names of these are read.
+
+        Returns
+        -------
+        domains, addresses : lists of bytes
+        """
+        whole = keys is None
+        keys = np.asarray(self.entry_keys if whole else keys, dtype=np.int64)
+        rows = self.lut[keys]
+        base = int(self.header["iids_offset"])
+        if whole and self.index is not None and self.verify_checksums:
+            section = self._source.read(base, int(self.header["iids_length"]))
+            self._check_crc("iids", section)
+            data, places = np.frombuffer(section, np.uint8), rows["iid_offset"].astype(np.int64)
+        else:
+            offsets = rows["iid_offset"].astype(np.int64) + base
+            data, places = gather(self._source, offsets, rows["iid_length"].astype(np.int64))
+        return self._split_names(rows, data, places)
+
+    def _split_names(self, rows: np.ndarray, data: np.ndarray, places: np.ndarray) -> tuple[list[bytes], list[bytes]]:
+        width = IID_HEAD.itemsize
+        heads = data[places[:, None] + np.arange(width)].view(IID_HEAD)[:, 0] if len(places) else np.zeros(0, IID_HEAD)
+        domain, address = heads["domain_length"].astype(np.int64), heads["address_length"].astype(np.int64)
+        wrong = (heads["key"] != rows["key"]) | (width + domain + address != rows["iid_length"])
+        for i in np.flatnonzero(wrong).tolist():
+            row = rows[i]
+            raise IIDFormatError(
+                self.name,
+                "iids",
+                int(row["key"]),
+                int(self.header["iids_offset"]) + int(row["iid_offset"]),
+                f"key {heads['key'][i]} with names of {domain[i]} and {address[i]} bytes",
+                f"key {row['key']} and {int(row['iid_length']) - width} bytes in all, as in the lut",
+            )
+        text = data.tobytes()
+        starts = (places + width).tolist()
+        middles = (places + width + domain).tolist()
+        stops = (places + width + domain + address).tolist()
+        return (
+            [text[a:b] for a, b in zip(starts, middles, strict=True)],
+            [text[b:c] for b, c in zip(middles, stops, strict=True)],
+        )
+
+    def check(self) -> list[IIDFormatError]:
+        """Validate the whole file and return every defect found, [] for a sound one.
+
+        Beyond what opening checks: names, every region's length, box and pad bits, areas, and all checksums.
+        """
+        from iid_dask.format.check import content_defects
+
+        return list(content_defects(self))
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SIDE
+
+
+def _is_key_list(value: object, n_rows: int) -> bool:
+    return (
+        isinstance(value, list)
+        and all(isinstance(key, int) and not isinstance(key, bool) and 0 <= key < n_rows for key in value)
+        and len(value) > 0
+    )
+
+
+# --- opening, once a process ------------------------------------------------------------------------------------
+
+_CACHE_SIZE = 64
+_cache: OrderedDict[Any, IIDReader] = OrderedDict()
+_lock = threading.Lock()
+
+
+def _clear_cache() -> None:
+    global _lock
+    _lock = threading.Lock()  # a fork may have copied it locked
+    _cache.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_clear_cache)
+
+
+def reopen(kind: Any, arguments: tuple[Any, ...], verify: bool, limits: Limits) -> IIDReader:
+    """Open what a pickle names, or return this process's reader of it; tasks come here."""
+    if kind not in (LocalSource, RemoteSource, BytesSource):
+        return IIDReader(kind(*arguments), verify=verify, limits=limits)
+    token = (kind, *(repr(a) if isinstance(a, dict) else a for a in arguments), verify, limits)
+    with _lock:
+        if token in _cache:
+            _cache.move_to_end(token)
+            return _cache[token]
+    reader = IIDReader(kind(*arguments), verify=verify, limits=limits)
+    with _lock:
+        reader = _cache.setdefault(token, reader)
+        while len(_cache) > _CACHE_SIZE:
+            _cache.popitem(last=False)
+    return reader
+
+
+def _forget(reader: IIDReader) -> None:
+    with _lock:
+        for token in [token for token, held in _cache.items() if held is reader]:
+            del _cache[token]
+
+
+def open_reader(
+    target: Any,
+    *,
+    verify: bool = True,
+    limits: Limits | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> IIDReader:
+    """Open an ``.iid`` file.
+
+    Parameters
+    ----------
+    target : path, URL, bytes or binary file object
+        Anything that fsspec reads; ``~`` is expanded.
+    verify
+        Compare what is read with the checksums of the file's index, if it has one. False reads damaged files.
+    limits : Limits, optional
+        What the file may cost.
+    storage_options : mapping, optional
+        For the fsspec file system of a URL.
+
+    Returns
+    -------
+    IIDReader
+        Also a context manager, which closes the file.
+
+    Raises
+    ------
+    IIDFormatError
+        If the bytes are not a sound ``.iid`` file.
+    FileNotFoundError, IsADirectoryError, PermissionError
+
+    Examples
+    --------
+    >>> import iid_dask
+    >>> with iid_dask.open(iid_dask.sample("us")) as f:
+    ...     print(len(f), f.shape, list(f.groups))
+    3155 (600, 1000) ['nation', 'states', 'counties']
+    """
+    source = as_source(target, storage_options)
+    try:
+        return IIDReader(source, verify=verify, limits=limits)
+    except BaseException:
+        source.close()
+        raise

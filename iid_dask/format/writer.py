@@ -1,0 +1,540 @@
+"""Writing one ``.iid`` file: gather, plan every offset, then write once, whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from iid_dask.bbox import BBox
+from iid_dask.errors import IIDFormatError, IIDLimitError
+from iid_dask.format.layout import (
+    HEADER,
+    IID_HEAD,
+    LUT,
+    MAX_ENTRIES,
+    MAX_LENGTH,
+    MAX_SIDE,
+    REGION_HEAD,
+    SEGMENT_HEAD,
+    packed_size,
+)
+from iid_dask.format.reader import Entry, IIDReader, Region, open_reader
+from iid_dask.format.segments import SegmentColumns, index_bytes
+from iid_dask.format.target import BUFFER, atomic_write
+
+WAY_OUT = "write several files with origins of their own"
+
+
+def regions_of(mask: np.ndarray, bbox: BBox) -> list[Region]:
+    """Split a mask into regions as canonical files hold them.
+
+    Parameters
+    ----------
+    mask : array, shape ``bbox.shape``
+        Anything not zero is a pixel.
+    bbox
+        Where the mask lies, image pixels.
+
+    Returns
+    -------
+    list of Region
+        The 8-connected components, each with its tight box, in raster order of their first pixel.
+
+    Examples
+    --------
+    >>> mask = np.array([[1, 0, 0, 1], [0, 1, 0, 0]])
+    >>> [tuple(region.bbox) for region in regions_of(mask, BBox(10, 20, 12, 24))]
+    [(10, 20, 12, 22), (10, 23, 11, 24)]
+    """
+    from iid_dask import kernels
+
+    mask = np.ascontiguousarray(mask, dtype=bool)
+    n = kernels.count_runs(mask)
+    rows, begins, ends, labels = np.empty((4, n), np.int64)
+    found = kernels.label_runs(mask, rows, begins, ends, labels)
+    boxes, areas = np.zeros((found, 4), np.int64), np.zeros(found, np.int64)
+    kernels.run_boxes(rows, begins, ends, labels, boxes, areas)
+    sizes = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) + 7) // 8
+    starts = np.cumsum(sizes) - sizes
+    packed = np.zeros(int(sizes.sum()), np.uint8)
+    kernels.pack_runs(rows, begins, ends, labels, boxes, starts, packed)
+    top, left = bbox.min_row, bbox.min_col
+    return [
+        Region(BBox(box[0] + top, box[1] + left, box[2] + top, box[3] + left), packed[at : at + size].tobytes())
+        for box, at, size in zip(boxes.tolist(), starts.tolist(), sizes.tolist(), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An entry as it will be stored; ``segment()`` gives the bytes behind the segment's head."""
+
+    domain: bytes
+    address: bytes
+    bbox: BBox
+    area: int
+    region_boxes: np.ndarray
+    length: int
+    segment: Callable[[], bytes]
+
+
+REMOVED = Planned(b"", b"", BBox(0, 0, 0, 0), 0, np.zeros((0, 4), np.uint16), 0, lambda: b"")
+
+
+class IIDWriter:
+    """Gather entries, then write them as one canonical ``.iid`` file.
+
+    Nothing is written before `close`: offsets are planned and limits checked first. Used as a context manager,
+    the file appears when the block ends without an error; else what stood at ``path`` still does.
+
+    Parameters
+    ----------
+    path
+        Of the file to write; a file there is replaced.
+    metadata : mapping, optional
+        What JSON can hold.
+    index
+        Put the index behind the last section. Programs that do not know it do not see it.
+
+    Examples
+    --------
+    >>> import iid_dask, tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "two.iid")
+    >>> with iid_dask.IIDWriter(path, metadata={"image": {"height": 8, "width": 8}}) as w:
+    ...     w.add(b"cell", b"1", (0, 0, 2, 2), np.ones((2, 2)), groups=["small"])
+    ...     w.add(b"cell", b"2", (1, 1, 8, 8), np.ones((7, 7)))
+    0
+    1
+    >>> with iid_dask.open(path) as f:
+    ...     [entry.area for entry in f.values()], f.groups["small"].tolist()
+    ([4, 49], [0])
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None, index: bool = True
+    ) -> None:
+        self.path = os.fspath(path)
+        self.index = index
+        self.metadata = dict(metadata or {})
+        self._entries: list[Planned] = []
+        self._removed: list[int] = []
+        self._groups: dict[str, list[int]] = {}
+        self._closed = False
+        encode_metadata(self.metadata, self.path)
+
+    def __enter__(self) -> IIDWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._closed = True
+
+    def add(
+        self,
+        domain: bytes,
+        address: bytes,
+        bbox: BBox | Sequence[int],
+        mask: np.ndarray | None = None,
+        *,
+        regions: Iterable[Region] | None = None,
+        groups: Iterable[str] = (),
+    ) -> int:
+        """Add an entry and return its key.
+
+        Parameters
+        ----------
+        domain, address : bytes
+            The IID; either may be empty.
+        bbox
+            Box of the segment, image pixels. It is kept, also where it is loose.
+        mask : array, shape ``bbox.shape``, any dtype
+            Anything not zero is a pixel.
+        regions
+            Instead of a mask: ready regions inside ``bbox``. They are stored as they are; canonical files hold
+            connected components in raster order, as `iid_dask.regions_of` makes them.
+        groups
+            Names of groups to put the entry into.
+
+        Raises
+        ------
+        TypeError
+            Names that are not bytes, neither or both of mask and regions.
+        ValueError
+            A mask that does not fit its box.
+        IIDLimitError
+            A box outside 0 … 65,535.
+        """
+        key = len(self._entries)
+        box = self._check_head(key, domain, address, bbox)
+        if (mask is None) == (regions is None):
+            raise TypeError(f"entry {key}: give either mask= or regions=")
+        if mask is not None:
+            mask = np.asarray(mask)
+            if mask.shape != box.shape:
+                raise ValueError(f"entry {key}: mask of shape {mask.shape}, expected {box.shape} as box {tuple(box)}")
+            regions = regions_of(mask, box)
+        planned = _plan_regions(key, domain, address, box, list(regions or ()))
+        names = _group_names(groups)
+        self._entries.append(planned)
+        for name in names:
+            self._groups.setdefault(name, []).append(key)
+        return key
+
+    def add_entry(self, entry: Entry, *, groups: Iterable[str] | None = None) -> int:
+        """Add an entry of an open file, its regions as they are stored there, and return its new key.
+
+        Parameters
+        ----------
+        entry
+            Its pixels are copied when the file is written, so its file must stay open until then.
+        groups
+            Default: the groups it has there.
+        """
+        reader, old = entry.reader, entry.key
+        columns, row = reader._segment(old)
+        first, stop = int(columns.first_region[row]), int(columns.first_region[row + 1])
+        domains, addresses = reader.names([old])
+        head = SEGMENT_HEAD.itemsize
+        planned = Planned(
+            domains[0],
+            addresses[0],
+            BBox.of(columns.boxes[row].tolist()),
+            int(columns.areas[row]),
+            columns.region_boxes[first:stop],
+            int(reader.lut["segment_length"][old]) - head,
+            lambda: reader.segment_bytes(old)[head:],
+        )
+        key = len(self._entries)
+        names = _group_names(entry.groups if groups is None else groups)
+        self._entries.append(planned)
+        for name in names:
+            self._groups.setdefault(name, []).append(key)
+        return key
+
+    def add_removed(self) -> int:
+        """Add a removed entry, which keeps its key and appears in no table, and return the key."""
+        key = len(self._entries)
+        self._entries.append(REMOVED)
+        self._removed.append(key)
+        return key
+
+    def add_group(self, name: str, keys: Iterable[int] = ()) -> None:
+        """Make a group, or add entries to it; groups are stored in order of first use.
+
+        Raises
+        ------
+        KeyError
+            A key that was not added yet, or is removed.
+        """
+        (name,) = _group_names([name])
+        found = [int(key) for key in keys]
+        gone = set(self._removed)
+        for key in found:
+            if not 0 <= key < len(self._entries) or key in gone:
+                raise KeyError(f"group {name!r}: no entry {key} was added")
+        self._groups.setdefault(name, []).extend(found)
+
+    def copy(self, reader: IIDReader) -> None:
+        """Add everything of an open file: entries, removed entries, groups."""
+        offset = len(self._entries)
+        live = reader.live.tolist()
+        for name in reader.groups:
+            self.add_group(name)
+        for key, alive in enumerate(live):
+            if alive:
+                self.add_entry(Entry(reader, key), groups=())
+            else:
+                self.add_removed()
+        for name, keys in reader.groups.items():
+            self.add_group(name, (keys.astype(np.int64) + offset).tolist())
+
+    def close(self) -> None:
+        """Plan, check the limits, and write the file.
+
+        Raises
+        ------
+        IIDLimitError
+            If the format cannot store it; nothing was written.
+        OSError
+            With errno and path; what stood at the path still does.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        plan = plan_file(self.path, self._entries, self._groups, self.metadata, self._removed)
+        with atomic_write(self.path) as file:
+            plan.write(file, index=self.index)
+
+    def _check_head(self, key: int, domain: object, address: object, bbox: BBox | Sequence[int]) -> BBox:
+        if self._closed:
+            raise ValueError(f"{self.path}: the writer is closed")
+        for what, value in (("domain", domain), ("address", address)):
+            if not isinstance(value, bytes):
+                raise TypeError(f"entry {key}: {what} is {type(value).__name__}, expected bytes: encode text yourself")
+        box = BBox.of(bbox)
+        if box.min_row < 0 or box.min_col < 0 or box.max_row > MAX_SIDE or box.max_col > MAX_SIDE:
+            raise IIDLimitError(
+                f"{self.path}: entry {key}: box {tuple(box)} leaves 0 … {MAX_SIDE}, the format's 16 bits; {WAY_OUT}"
+            )
+        return box
+
+
+def _group_names(groups: Iterable[str]) -> list[str]:
+    names = [groups] if isinstance(groups, str) else list(dict.fromkeys(groups))
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"group name {name!r} is {type(name).__name__}, expected str")
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"group name {name!r} has no UTF-8 form") from error
+    return names
+
+
+def _plan_regions(key: int, domain: bytes, address: bytes, box: BBox, regions: list[Region]) -> Planned:
+    from iid_dask import kernels
+
+    boxes = np.array([tuple(region.bbox) for region in regions], np.int64).reshape(-1, 4)
+    area = 0
+    for region in regions:
+        if region.bbox != region.bbox.intersection(box) or not region.bbox.height or not region.bbox.width:
+            raise ValueError(f"entry {key}: region {tuple(region.bbox)} is empty or leaves its box {tuple(box)}")
+        wanted = packed_size(*region.bbox.shape)
+        if len(region.bits) != wanted:
+            raise ValueError(f"entry {key}: region {tuple(region.bbox)} of {len(region.bits)} bytes, expected {wanted}")
+        bits = np.frombuffer(region.bits, np.uint8)
+        pixels = int(kernels.popcount(bits, region.bbox.height * region.bbox.width))
+        if int(kernels.popcount(bits, len(bits) * 8)) != pixels:
+            raise ValueError(f"entry {key}: region {tuple(region.bbox)} has pad bits that are not zero")
+        area += pixels
+
+    def segment() -> bytes:
+        parts = []
+        for region in regions:
+            head = np.array([(REGION_HEAD.itemsize + len(region.bits), tuple(region.bbox))], REGION_HEAD)
+            parts += [head.tobytes(), region.bits]
+        return b"".join(parts)
+
+    length = sum(REGION_HEAD.itemsize + len(region.bits) for region in regions)
+    return Planned(domain, address, box, area, boxes.astype(np.uint16), length, segment)
+
+
+def encode_metadata(metadata: Mapping[str, Any], path: str = "metadata") -> bytes:
+    """Return metadata as the format stores it: JSON as ``json.dumps`` writes it by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what JSON cannot hold, NaN and infinities among it, and keys that are not text.
+    """
+    try:
+        text = json.dumps(metadata, allow_nan=False)
+        if not _has_text_keys(metadata):
+            raise ValueError("a key is not text")
+        json.dumps(json.loads(text), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: metadata holds half of a surrogate pair, which has no UTF-8 form") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise type(error)(f"{path}: metadata cannot be stored as JSON: {error}") from error
+    return text.encode("ascii")
+
+
+def _has_text_keys(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_text_keys(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_has_text_keys(item) for item in value)
+    return True
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """Every byte's place, before the first is written."""
+
+    header: np.ndarray
+    lut: np.ndarray
+    entries: Sequence[Planned]
+    meta: bytes
+    groups: bytes
+
+    def write(self, file: BinaryIO, *, index: bool) -> None:
+        """Write the file from its first byte to its last."""
+        head = self.header.tobytes() + self.lut.tobytes()
+        file.write(head)
+        crcs = {"iids": 0, "meta": zlib.crc32(self.meta), "groups": zlib.crc32(self.groups)}
+        for key, entry in enumerate(self.entries):
+            iid_head = np.array([(key, len(entry.domain), len(entry.address))], IID_HEAD).tobytes()
+            record = iid_head + entry.domain + entry.address
+            crcs["iids"] = zlib.crc32(record, crcs["iids"])
+            file.write(record)
+        file.write(self.meta)
+        file.write(self.groups)
+        segment_crcs = np.zeros(len(self.entries), np.uint32)
+        for key, entry in enumerate(self.entries):
+            body = entry.segment()
+            if len(body) != entry.length:
+                raise RuntimeError(f"entry {key}: {len(body)} bytes of regions, planned {entry.length}")
+            segment = np.array([(key, tuple(entry.bbox), entry.area)], SEGMENT_HEAD).tobytes() + body
+            segment_crcs[key] = zlib.crc32(segment)
+            file.write(segment)
+        if index:
+            end = int(self.header["segments_offset"][0]) + int(self.header["segments_length"][0])
+            file.write(index_bytes(end, head, crcs, self.columns(), segment_crcs))
+
+    def columns(self) -> SegmentColumns:
+        """Columns of the entries, as a reader would make them."""
+        counts = [len(entry.region_boxes) for entry in self.entries]
+        region_boxes = np.concatenate([*(e.region_boxes for e in self.entries), np.zeros((0, 4), np.uint16)])
+        from iid_dask.format.segments import region_lengths
+
+        first = np.concatenate(([0], np.cumsum(counts, dtype=np.int64))).astype(np.uint32)
+        owners = np.repeat(np.arange(len(counts)), counts)
+        sizes = region_lengths(region_boxes) + REGION_HEAD.itemsize
+        before = np.cumsum(sizes) - sizes
+        starts = self.lut["segment_offset"].astype(np.int64) + SEGMENT_HEAD.itemsize + REGION_HEAD.itemsize
+        bits = starts[owners] + before - (before[first[:-1][owners]] if len(owners) else 0)
+        boxes = np.array([tuple(entry.bbox) for entry in self.entries], np.uint16).reshape(-1, 4)
+        areas = np.array([entry.area for entry in self.entries], np.uint32)
+        return SegmentColumns(boxes, areas, first, region_boxes.astype(np.uint16), bits.astype(np.uint32))
+
+
+def plan_file(
+    path: str,
+    entries: Sequence[Planned],
+    groups: Mapping[str, Sequence[int]],
+    metadata: Mapping[str, Any],
+    removed: Sequence[int] = (),
+) -> FilePlan:
+    """Place every section and entry; pure.
+
+    Raises
+    ------
+    IIDLimitError
+        If a section, an offset or the number of entries passes the format's limits.
+    """
+    if len(entries) > MAX_ENTRIES:
+        raise IIDLimitError(f"{path}: {len(entries)} entries, the lut holds at most {MAX_ENTRIES}; {WAY_OUT}")
+    meta = _meta_bytes(path, entries, metadata, removed)
+    group_bytes = _groups_bytes(groups)
+    iids = np.array([IID_HEAD.itemsize + len(e.domain) + len(e.address) for e in entries], np.int64)
+    segments = np.array([SEGMENT_HEAD.itemsize + e.length for e in entries], np.int64)
+    iid_ends, segment_ends = np.cumsum(iids), np.cumsum(segments)
+    for what, ends in (("iids", iid_ends), ("segments", segment_ends)):
+        over = np.flatnonzero(ends > MAX_LENGTH)
+        if len(over):
+            raise IIDLimitError(
+                f"{path}: entry {over[0]} ends at byte {ends[over[0]]} of the {what} section, which holds at most "
+                f"{MAX_LENGTH}; {WAY_OUT}"
+            )
+    lut = np.zeros(len(entries), LUT)
+    lut["key"] = np.arange(len(entries))
+    lut["iid_offset"], lut["iid_length"] = iid_ends - iids, iids
+    lut["segment_offset"], lut["segment_length"] = segment_ends - segments, segments
+    lengths = {
+        "lut": len(entries) * LUT.itemsize,
+        "iids": int(iids.sum()),
+        "meta": len(meta),
+        "groups": len(group_bytes),
+        "segments": int(segments.sum()),
+    }
+    header = np.zeros(1, HEADER)
+    offset = HEADER.itemsize
+    for section, length in lengths.items():
+        if offset > MAX_LENGTH or length > MAX_LENGTH:
+            raise IIDLimitError(
+                f"{path}: {section} section of {length} bytes at byte {offset}: the format's offsets and lengths "
+                f"end at {MAX_LENGTH}; {WAY_OUT}"
+            )
+        header[f"{section}_offset"], header[f"{section}_length"] = offset, length
+        offset += length
+    return FilePlan(header, lut, entries, meta, group_bytes)
+
+
+def _meta_bytes(
+    path: str, entries: Sequence[Planned], metadata: Mapping[str, Any], removed: Sequence[int]
+) -> bytes:
+    if removed:
+        if "removed" in metadata:
+            raise ValueError(
+                f'{path}: metadata already has a key "removed", which names the removed entries; rename yours'
+            )
+        return encode_metadata({**metadata, "removed": sorted(removed)}, path)
+    listed = metadata.get("removed")
+    if isinstance(listed, list) and listed and all(_is_nameless_and_empty(entries, key) for key in listed):
+        raise ValueError(
+            f'{path}: metadata "removed" = {listed!r} would remove nameless, empty entries; rename the key'
+        )
+    return encode_metadata(metadata, path)
+
+
+def _is_nameless_and_empty(entries: Sequence[Planned], key: object) -> bool:
+    if not isinstance(key, int) or not 0 <= key < len(entries):
+        return False
+    entry = entries[key]
+    return not (entry.domain or entry.address or entry.length)
+
+
+def _groups_bytes(groups: Mapping[str, Sequence[int]]) -> bytes:
+    rows, parts, offset = [], [], 0
+    for name, keys in groups.items():
+        data = np.unique(np.array(keys, "<u4")).tobytes()
+        rows.append({"name": name, "offset": offset, "length": len(data)})
+        parts.append(data)
+        offset += len(data)
+    text = json.dumps(rows).encode("ascii")
+    return len(text).to_bytes(4, "little") + text + b"".join(parts)
+
+
+def add_index(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> int:
+    """Copy a file and put an index behind it, so that opening needs no pass over the segments.
+
+    Parameters
+    ----------
+    path
+        A local ``.iid`` file; one that has an index is given a fresh one.
+    out
+        Where to write; default: over ``path``, atomically.
+
+    Returns
+    -------
+    int
+        Bytes of the index.
+
+    Raises
+    ------
+    IIDFormatError
+        If the file is damaged; nothing was written.
+    """
+    with open_reader(os.fspath(path)) as reader:
+        defects = reader.check()
+        if defects:
+            raise defects[0]
+        source, header, lut = reader._source, reader.header, reader.lut
+        base = int(header["segments_offset"])
+        crcs = {
+            s: zlib.crc32(source.read(int(header[f"{s}_offset"]), int(header[f"{s}_length"])))
+            for s in ("iids", "meta", "groups")
+        }
+        segment_crcs = np.zeros(len(lut), np.uint32)
+        for key in np.flatnonzero(lut["segment_length"] > 0).tolist():
+            data = source.read(base + int(lut["segment_offset"][key]), int(lut["segment_length"][key]))
+            segment_crcs[key] = zlib.crc32(data)
+        end = max(
+            int(header[f"{s}_offset"]) + int(header[f"{s}_length"])
+            for s in ("lut", "iids", "meta", "groups", "segments")
+        )
+        end = max(end, HEADER.itemsize)
+        index = index_bytes(end, header.tobytes() + lut.tobytes(), crcs, reader.columns, segment_crcs)
+        with atomic_write(path if out is None else out) as file:
+            for at in range(0, end, BUFFER):
+                file.write(source.read(at, min(BUFFER, end - at)))
+            file.write(index)
+    return len(index)
