@@ -416,8 +416,9 @@ def paint_samples(out, rows, cols, data, bits, firsts, counts, left, right, valu
     firsts, counts : int64 arrays, shape (pieces,)
         Elements of ``rows`` that each piece covers; its bits begin with row ``rows[firsts[p]]``.
     out, data, bits, left, right, values, count, stamp, owners
-        As in `paint_window`.
+        As in `paint_window`; so is what is returned.
     """
+    painted = 0
     none = stamp[:0].ravel()
     for p in range(len(bits)):
         begin, end = np.searchsorted(cols, left[p]), np.searchsorted(cols, right[p])
@@ -428,6 +429,8 @@ def paint_samples(out, rows, cols, data, bits, firsts, counts, left, right, valu
                 bit = start + cols[j]
                 if data[bit >> 3] & (128 >> (bit & 7)):
                     _cover(out[i], j, j + 1, values[p], count, stamps, owners[p])
+                    painted += 1
+    return painted
 
 
 @_jit
@@ -436,6 +439,7 @@ def paint_points(out, rows, cols, data, bits, firsts, counts, left, right, value
 
     ``rows`` ascends; ``firsts`` and ``counts`` are the points whose rows each piece covers, as in `paint_samples`.
     """
+    painted = 0
     none = stamp[:0].ravel()
     for p in range(len(bits)):
         for i in range(firsts[p], firsts[p] + counts[p]):
@@ -444,6 +448,8 @@ def paint_points(out, rows, cols, data, bits, firsts, counts, left, right, value
                 if data[bit >> 3] & (128 >> (bit & 7)):
                     stamps = stamp[i] if len(stamp) else none
                     _cover(out[i], 0, 1, values[p], count, stamps, owners[p])
+                    painted += 1
+    return painted
 
 
 @_jit
@@ -454,7 +460,13 @@ def paint_blocks(
 
     ``out[0, 0]`` is the block (origin_row, origin_col), counted in blocks; the rest as in `paint_window`. In
     counting, ``stamp`` must have the shape of ``out``: an entry meets a block more than once.
+
+    Returns
+    -------
+    int
+        Blocks painted, each as often as a run of an entry met it.
     """
+    painted = 0
     none = stamp[:0].ravel()
     for p in range(len(bits)):
         first = max(left[p], origin_col * stride)
@@ -477,11 +489,13 @@ def paint_blocks(
                     at = begin + np.int64(ones)
                     low, high = begin // stride - origin_col, (at - 1) // stride - origin_col + 1
                     _cover(out[i], low, high, values[p], count, stamps, owners[p])
+                    painted += high - low
                     if ones == 64:
                         break
                     word <<= ones
                 col += 64
                 bit += 64
+    return painted
 
 
 # --- color ------------------------------------------------------------------------------------------------------
@@ -524,3 +538,130 @@ def colorize(labels, out):
                 else:
                     red, green, blue = high, low, down
             out[i, j, 0], out[i, j, 1], out[i, j, 2] = red, green, blue
+
+
+# --- layers -----------------------------------------------------------------------------------------------------
+
+
+@_jit
+def box_pairs(order, boxes, keys, at, partner, first, second):
+    """Pairs of regions of two entries whose boxes meet, by a sweep over first rows.
+
+    Parameters
+    ----------
+    order : uint32 array, shape (m,)
+        Regions by ascending first row.
+    boxes : uint16 array, keys : uint32 array
+        Of all regions.
+    at, partner : int
+        Where to go on; begin with ``0, 1``.
+    first, second : int64 arrays
+        Filled in as far as they reach.
+
+    Returns
+    -------
+    at, partner, found : int
+        ``at`` is len(order) when all pairs were found.
+    """
+    n = 0
+    while at < len(order):
+        a = order[at]
+        while partner < len(order):
+            b = order[partner]
+            if boxes[b, 0] >= boxes[a, 2]:
+                break
+            if keys[a] != keys[b] and boxes[b, 1] < boxes[a, 3] and boxes[a, 1] < boxes[b, 3]:
+                if n == len(first):
+                    return at, partner, n
+                first[n], second[n] = a, b
+                n += 1
+            partner += 1
+        at += 1
+        partner = at + 1
+    return at, partner, n
+
+
+@_jit
+def masks_meet(data, bits_a, bits_b, width_a, width_b, rows, cols, out):
+    """Whether two masks share a pixel, for many pairs.
+
+    Parameters
+    ----------
+    data : uint8 array
+        With eight spare bytes.
+    bits_a, bits_b : int64 arrays, shape (n,)
+        Bit of the first pixel of the common box in either mask.
+    width_a, width_b : int64 arrays
+        Bits from one row to the next.
+    rows, cols : int64 arrays
+        Size of the common box.
+    out : bool array
+        Filled in.
+    """
+    for p in range(len(out)):
+        found = False
+        for i in range(rows[p]):
+            if found:
+                break
+            for j in range(0, cols[p], 64):
+                common = _word(data, bits_a[p] + i * width_a[p] + j) & _word(data, bits_b[p] + i * width_b[p] + j)
+                if cols[p] - j < 64:
+                    common &= ~(~np.uint64(0) >> np.uint64(cols[p] - j))
+                if common:
+                    found = True
+                    break
+        out[p] = found
+
+
+@_jit
+def first_fit(starts, lower, numbers):
+    """Give every entry the lowest layer that none of its lower neighbours has.
+
+    Parameters
+    ----------
+    starts : int64 array, shape (n + 1,)
+    lower : int64 array
+        ``lower[starts[k]:starts[k + 1]]`` are entries before k that overlap it.
+    numbers : int32 array, shape (n,)
+        Filled in where it is not -1.
+    """
+    seen = np.full(len(numbers) + 1, -1, np.int64)
+    for k in range(len(numbers)):
+        if numbers[k] < 0:
+            continue
+        for i in range(starts[k], starts[k + 1]):
+            seen[numbers[lower[i]]] = k
+        layer = 0
+        while seen[layer] == k:
+            layer += 1
+        numbers[k] = layer
+
+
+# --- statistics of chunks ---------------------------------------------------------------------------------------
+
+
+@_jit
+def chunk_facts(block, chunk_rows, chunk_cols, pixels, sums):
+    """Count the pixels that are not 0 and make a checksum, for each chunk of a block.
+
+    The checksum of a chunk is the sum of its rows' sums, each times an odd number of its own, modulo 2**64: it
+    changes when values or rows change places.
+
+    Parameters
+    ----------
+    block : unsigned integer or bool array, shape (h, w)
+    chunk_rows, chunk_cols : int
+    pixels, sums : uint64 arrays, shape (ceil(h / chunk_rows), ceil(w / chunk_cols))
+        Zeros; filled in.
+    """
+    for i in range(block.shape[0]):
+        weight = np.uint64(2 * (i % chunk_rows) + 1)
+        for c in range(pixels.shape[1]):
+            line = block[i, c * chunk_cols : (c + 1) * chunk_cols]
+            total = np.uint64(0)
+            number = np.int64(0)
+            for j in range(len(line)):
+                total += np.uint64(line[j])
+                number += line[j] != 0
+            pixels[i // chunk_rows, c] += np.uint64(number)
+            sums[i // chunk_rows, c] += total * weight

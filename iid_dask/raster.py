@@ -343,7 +343,7 @@ def _batches(lengths: np.ndarray) -> Iterator[slice]:
 def _image_box(view: View, target: Target) -> BBox:
     """Box of the image pixels that a target needs."""
     if isinstance(target, Window):
-        if view.reduce == "nearest":
+        if view.reduce == "nearest" or view.stride == 1:
             return target.box
         k, (height, width) = view.stride, view.shape
         r0, c0, r1, c1 = target.box
@@ -384,7 +384,8 @@ def paint(
     Returns
     -------
     int
-        For a `Window` at full resolution: pixels painted, those painted twice counted twice. Else 0.
+        Pixels painted, those painted twice counted twice: where it is the number of pixels that are not 0,
+        no entries overlap.
     """
     reader = view.reader
     _say_once_if_cut(view)
@@ -397,7 +398,7 @@ def paint(
         return 0
     order = _paint_order(view, regions, keys)
     regions, keys = regions[order], keys[order]
-    blocks = isinstance(target, Window) and view.reduce == "any"
+    blocks = isinstance(target, Window) and view.reduce == "any" and view.stride > 1
     twice = count and (blocks or len(np.unique(keys)) < len(keys))
     stamp = np.zeros(out.shape if twice else (0, 0), np.uint32)
     painted_values = np.ones(len(keys), out.dtype) if values is None else values[keys]
@@ -418,16 +419,14 @@ def paint(
             stamp,
             keys[hits] + np.uint32(1),
         )
-        if isinstance(target, Window):
-            shared = _by_band(shared, out)
         if isinstance(target, Samples):
-            kernels.paint_samples(out, target.rows, target.cols, *shared)
+            painted += kernels.paint_samples(out, target.rows, target.cols, *shared)
         elif isinstance(target, Points):
-            kernels.paint_points(out, target.rows, target.cols, *shared)
+            painted += kernels.paint_points(out, target.rows, target.cols, *shared)
         elif blocks:
-            kernels.paint_blocks(out, target.box.min_row, target.box.min_col, view.stride, *shared)
+            painted += kernels.paint_blocks(out, target.box.min_row, target.box.min_col, view.stride, *shared)
         else:
-            painted += kernels.paint_window(out, target.box.min_row, target.box.min_col, *shared)
+            painted += kernels.paint_window(out, target.box.min_row, target.box.min_col, *_by_band(shared, out))
     return painted
 
 
@@ -466,10 +465,8 @@ def label(view: View, target: Target, out: np.ndarray | None = None) -> np.ndarr
     """
     out = np.zeros(target.shape, view.label_dtype) if out is None else out
     painted = paint(view, target, out, values=label_values(view))
-    if view.overlap == "raise":
-        full_window = isinstance(target, Window) and view.reduce == "nearest"
-        if not full_window or painted > np.count_nonzero(out):
-            _raise_if_overlapping(view, target)
+    if view.overlap == "raise" and painted > np.count_nonzero(out):
+        _raise_if_overlapping(view, target)
     return out
 
 
@@ -515,8 +512,8 @@ def color(view: View, target: Target) -> np.ndarray:
     return out
 
 
-def overlapping_pixels(view: View, target: Window) -> int:
-    """Count the pixels of a window that more than one entry covers."""
+def overlapping_pixels(view: View, target: Target) -> int:
+    """Count the elements that more than one entry covers."""
     return int(np.count_nonzero(depth(view, target) > 1))
 
 

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from iid_dask.errors import IIDFormatError
-from iid_dask.format.layout import HEADER, LUT, Limits
-from iid_dask.format.segments import region_lengths, scan_defects, scan_segments
-from iid_dask.format.sections import header_defects, lut_defects, parse_groups, parse_metadata
+from iid_dask.format.layout import HEADER, INDEX_SEGMENT, LUT, Limits
+from iid_dask.format.sections import brief, crc_defect, header_defects, lut_defects, parse_groups, parse_metadata
+from iid_dask.format.segments import Index, SegmentColumns, read_index, region_lengths, scan_defects, scan_segments
 from iid_dask.format.source import Source
 
 if TYPE_CHECKING:
     from iid_dask.format.reader import IIDReader
 
+MAX_DEFECTS = 10_000
+"""Defects that one check lists."""
+
 
 def file_defects(source: Source, limits: Limits | None = None) -> list[IIDFormatError]:
-    """Return every defect of a file, also of one that cannot be opened.
+    """Return the defects of a file, also of one that cannot be opened; at most `MAX_DEFECTS`.
 
     Each section is looked at as far as the ones before it allow: a broken lut hides its segments, but not the
     metadata.
@@ -32,13 +36,19 @@ def file_defects(source: Source, limits: Limits | None = None) -> list[IIDFormat
         header = np.frombuffer(head, HEADER)[0]
         found.extend(header_defects(source.name, header, source.size))
         if not found:
-            found.extend(_table_defects(source, header, limits or Limits()))
+            found.extend(islice(_table_defects(source, header, limits or Limits()), MAX_DEFECTS))
     if found:
         return found
     try:
         return IIDReader(source, limits=limits).check()
     except IIDFormatError as error:
-        return [error]
+        found.append(error)
+    try:
+        more = IIDReader(source, limits=limits, verify=False).check()
+    except IIDFormatError:
+        return found  # the same error again: it was no checksum's
+    said = {defect.args[:4] for defect in found}
+    return found + [defect for defect in more if defect.args[:4] not in said]
 
 
 def _table_defects(source: Source, header: np.void, limits: Limits) -> Iterator[IIDFormatError]:
@@ -71,15 +81,44 @@ def content_defects(reader: IIDReader) -> Iterator[IIDFormatError]:
     scan = scan_segments(reader._source, base, lut)
     yield from scan_defects(name, base, lut, scan)
     broken = scan.defects[:, 0] != 0
-    crcs = reader.columns.crcs if reader.has_index else None
+    # Not the reader's columns: without an index they come from the segments, and raise what is listed here.
+    index = reader.index
+    told = None if index is None else read_index(reader._source, index, lut)
+    if index is not None and told is not None:
+        yield from _index_defects(name, index, told, scan.columns, broken)
+        yield from _section_crc_defects(reader, index)
+    crcs = None if told is None else told.crcs
     for key in np.flatnonzero(~broken & (lut["segment_length"] > 0)).tolist():
         yield from _pixel_defects(reader, base, key, scan.columns, crcs)
-    if reader.has_index and reader.index is not None:
-        data = reader._source.read(int(reader.header["iids_offset"]), int(reader.header["iids_length"]))
-        wanted = reader.index.section_crcs["iids"]
-        if zlib.crc32(data) != wanted:
+
+
+def _section_crc_defects(reader: IIDReader, index: Index) -> Iterator[IIDFormatError]:
+    for section, wanted in index.section_crcs.items():
+        offset = int(reader.header[f"{section}_offset"])
+        crc = zlib.crc32(reader._source.read(offset, int(reader.header[f"{section}_length"])))
+        if crc != wanted:
+            yield crc_defect(reader.name, section, None, offset, crc, wanted)
+
+
+def _index_defects(
+    name: str, index: Index, told: SegmentColumns, columns: SegmentColumns, broken: np.ndarray
+) -> Iterator[IIDFormatError]:
+    """Compare what an index tells with the heads of the segments."""
+
+    def row(of: SegmentColumns, key: int) -> tuple[list[int], int, list[list[int]]]:
+        regions = of.region_boxes[int(of.first_region[key]) : int(of.first_region[key + 1])]
+        return of.boxes[key].tolist(), int(of.areas[key]), regions.tolist()
+
+    same = all(
+        np.array_equal(getattr(told, field), getattr(columns, field))
+        for field in ("boxes", "areas", "first_region", "region_boxes")
+    )
+    for key in [] if same else np.flatnonzero(~broken).tolist():
+        found, expected = row(told, key), row(columns, key)
+        if found != expected:
+            at = index.offset + key * INDEX_SEGMENT.itemsize
             yield IIDFormatError(
-                name, "iids", None, int(reader.header["iids_offset"]), f"crc32 {zlib.crc32(data):#010x}", f"{wanted:#010x}"
+                name, "index", key, at, f"box, area and regions {brief(found)}", f"{brief(expected)}, as in the segment"
             )
 
 
@@ -92,17 +131,16 @@ def _name_defects(reader: IIDReader, keys: np.ndarray) -> Iterator[IIDFormatErro
 
 
 def _pixel_defects(
-    reader: IIDReader, base: int, key: int, columns: Any, crcs: np.ndarray | None
+    reader: IIDReader, base: int, key: int, columns: SegmentColumns, crcs: np.ndarray | None
 ) -> Iterator[IIDFormatError]:
     from iid_dask import kernels
 
     row = reader.lut[key]
     start = int(row["segment_offset"])
-    data = np.frombuffer(reader._source.read(base + start, int(row["segment_length"])), np.uint8)
-    if crcs is not None and zlib.crc32(data) != crcs[key]:
-        yield IIDFormatError(
-            reader.name, "segments", key, base + start, f"crc32 {zlib.crc32(data):#010x}", f"{int(crcs[key]):#010x}"
-        )
+    segment = reader._source.read(base + start, int(row["segment_length"]))
+    data, crc = np.frombuffer(segment, np.uint8), zlib.crc32(segment)
+    if crcs is not None and crc != crcs[key]:
+        yield crc_defect(reader.name, "segments", key, base + start, crc, int(crcs[key]))
     regions = slice(int(columns.first_region[key]), int(columns.first_region[key + 1]))
     boxes = columns.region_boxes[regions].astype(np.int64)
     sizes = region_lengths(boxes)
@@ -120,7 +158,12 @@ def _pixel_defects(
         loose = int(kernels.loose_sides(packed, int(box[2] - box[0]), int(box[3] - box[1])))
         if loose:
             yield IIDFormatError(
-                reader.name, "segments", key, base + bits - 8, f"a region with no pixel in its {_sides(loose)}", "a tight box"
+                reader.name,
+                "segments",
+                key,
+                base + bits - 8,
+                f"a region with no pixel in its {_sides(loose)}",
+                "a tight box",
             )
     area = int(columns.areas[key])
     if total != area:

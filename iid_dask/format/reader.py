@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from iid_dask.errors import IIDFormatError, IIDLimitError, IIDWarning
 from iid_dask.format.layout import (
     HEADER,
     IID_HEAD,
+    INDEX_SEGMENT,
     INDEX_TRAILER,
     LUT,
     MAX_SIDE,
@@ -26,7 +28,15 @@ from iid_dask.format.layout import (
     SEGMENT_HEAD,
     Limits,
 )
-from iid_dask.format.sections import header_defects, lut_defects, parse_groups, parse_metadata, raise_first
+from iid_dask.format.sections import (
+    brief,
+    crc_defect,
+    header_defects,
+    lut_defects,
+    parse_groups,
+    parse_metadata,
+    raise_first,
+)
 from iid_dask.format.segments import (
     Index,
     SegmentColumns,
@@ -74,7 +84,7 @@ class Entry:
     >>> with iid_dask.open(iid_dask.sample("us")) as f:
     ...     entry = f[1]
     ...     entry.domain, entry.address, tuple(entry.bbox), entry.area, entry.groups
-    (b'state', b'01', (345, 656, 448, 723), 5842, ('states',))
+    (b'states', b'04', (296, 174, 429, 273), 11613, ('states',))
     """
 
     reader: IIDReader
@@ -145,7 +155,7 @@ class Entry:
         limit = self.reader.limits.max_decoded_bytes
         if box.height * box.width > limit:
             raise IIDLimitError(
-                f"{self.reader.name}: entry {self.key}: its box of {box.height} × {box.width} pixels takes "
+                f"{self.reader.name}: entry {self.key}: its box of {box.height} x {box.width} pixels takes "
                 f"{box.height * box.width} bytes as an array, more than limits.max_decoded_bytes = {limit}; "
                 "read a window of it through xr.open_dataset(..., keys=[key]), or raise the limit"
             )
@@ -155,6 +165,22 @@ class Entry:
             top, left = box.min_row, box.min_col
             out[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left] |= region.mask()
         return out
+
+
+def _heads_agree(columns: SegmentColumns, key: int, data: bytes) -> bool:
+    """Whether the heads in a segment's bytes say what an index says; it already agrees on all lengths."""
+    head = np.array([(key, columns.boxes[key], columns.areas[key])], SEGMENT_HEAD)
+    if not data.startswith(head.tobytes()):
+        return False
+    boxes = columns.region_boxes[int(columns.first_region[key]) : int(columns.first_region[key + 1])]
+    if not len(boxes):
+        return True
+    wanted = np.empty(len(boxes), REGION_HEAD)
+    wanted["length"], wanted["bbox"] = region_lengths(boxes) + REGION_HEAD.itemsize, boxes
+    stops = SEGMENT_HEAD.itemsize + np.cumsum(wanted["length"], dtype=np.int64)
+    starts = stops - wanted["length"]
+    found = np.frombuffer(data, np.uint8)[starts[:, None] + np.arange(REGION_HEAD.itemsize)]
+    return bool(np.array_equal(found.view(REGION_HEAD)[:, 0], wanted))
 
 
 def _holds(keys: np.ndarray, key: int) -> bool:
@@ -234,7 +260,8 @@ class IIDReader(Mapping[int, Entry]):
         spans = [(int(self.header[f"{s}_offset"]), int(self.header[f"{s}_length"])) for s in ("lut", "meta", "groups")]
         tail = min(INDEX_TRAILER.itemsize, self._source.size)
         spans.append((self._source.size - tail, tail))
-        missing = [span for span in spans if sum(span) > len(head)]
+        # A request for no bytes has no form in HTTP: servers answer it with an error.
+        missing = [span for span in spans if span[1] and sum(span) > len(head)]
         offsets, lengths = (np.array([span[i] for span in missing], np.int64) for i in (0, 1))
         data, places = gather(self._source, offsets, lengths)
         found = {
@@ -247,14 +274,7 @@ class IIDReader(Mapping[int, Entry]):
             return
         crc, wanted = zlib.crc32(data), self.index.section_crcs[section]
         if crc != wanted:
-            raise IIDFormatError(
-                self.name,
-                section,
-                None,
-                int(self.header[f"{section}_offset"]),
-                f"crc32 {crc:#010x}: damaged bytes",
-                f"{wanted:#010x}, as in the index (verify=False reads on)",
-            )
+            raise crc_defect(self.name, section, None, int(self.header[f"{section}_offset"]), crc, wanted)
 
     # --- the mapping
 
@@ -268,7 +288,7 @@ class IIDReader(Mapping[int, Entry]):
         return (
             isinstance(key, int | np.integer)
             and not isinstance(key, bool)
-            and 0 <= key < len(self.live)
+            and bool(0 <= key < len(self.live))
             and bool(self.live[key])
         )
 
@@ -349,11 +369,11 @@ class IIDReader(Mapping[int, Entry]):
         image = self.metadata.get("image")
         if isinstance(image, dict) and ("height" in image or "width" in image):
             height, width = image.get("height"), image.get("width")
-            if _is_side(height) and _is_side(width):
+            if height is not None and width is not None and _is_side(height) and _is_side(width):
                 return height, width
             warnings.warn(
-                f"{self.name}: metadata image.height = {height!r}, image.width = {width!r}: expected integers from 1 "
-                f"to {MAX_SIDE}; the size is taken from the entries' boxes (shape= sets another)",
+                f"{self.name}: metadata image.height = {brief(height)}, image.width = {brief(width)}: expected "
+                f"integers from 1 to {MAX_SIDE}; the size is taken from the entries' boxes (shape= sets another)",
                 IIDWarning,
                 stacklevel=2,
             )
@@ -381,19 +401,22 @@ class IIDReader(Mapping[int, Entry]):
     # --- bytes
 
     def segment_bytes(self, key: int) -> bytes:
-        """Return a segment as stored, checked against the index's crc32 where there is one."""
+        """Return a segment as stored, checked against the index where there is one: crc32, boxes and area."""
         row = self.lut[key]
         base = int(self.header["segments_offset"]) + int(row["segment_offset"])
         data = self._source.read(base, int(row["segment_length"]))
         columns, at = self._segment(key)
-        if columns.crcs is not None and self.verify_checksums and zlib.crc32(data) != columns.crcs[at]:
+        if columns.crcs is not None and self.verify_checksums and (crc := zlib.crc32(data)) != columns.crcs[at]:
+            raise crc_defect(self.name, "segments", key, base, crc, int(columns.crcs[at]))
+        if self.index is not None and self.verify_checksums and not _heads_agree(columns, key, data):
+            # The checksums of an index only say that it is as it was made, not that it was made for these bytes.
             raise IIDFormatError(
                 self.name,
-                "segments",
+                "index",
                 key,
-                base,
-                f"crc32 {zlib.crc32(data):#010x}: damaged bytes",
-                f"{int(columns.crcs[at]):#010x}, as in the index (verify=False reads on)",
+                self.index.offset + INDEX_SEGMENT.itemsize * key,
+                "boxes or an area that differ from the segment's",
+                "what the segment itself says (verify=False reads on)",
             )
         return data
 
@@ -464,13 +487,16 @@ class IIDReader(Mapping[int, Entry]):
         )
 
     def check(self) -> list[IIDFormatError]:
-        """Validate the whole file and return every defect found, [] for a sound one.
+        """Validate the whole file and return the defects found, [] for a sound one.
 
-        Beyond what opening checks: names, every region's length, box and pad bits, areas, and all checksums.
+        Beyond what opening checks: names, every region's length, box and pad bits, areas, all checksums, and
+        that the index, if there is one, says what the segments say. A hostile file can have a defect every few
+        bytes, so the list ends at `iid_dask.format.check.MAX_DEFECTS`.
         """
-        from iid_dask.format.check import content_defects
+        from iid_dask.format.check import MAX_DEFECTS, content_defects
 
-        return list(content_defects(self))
+        return list(islice(content_defects(self), MAX_DEFECTS))
+
 
 def _is_side(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SIDE
@@ -491,14 +517,14 @@ _cache: OrderedDict[Any, IIDReader] = OrderedDict()
 _lock = threading.Lock()
 
 
-def _clear_cache() -> None:
-    global _lock
-    _lock = threading.Lock()  # a fork may have copied it locked
+def _start_anew() -> None:
     _cache.clear()
+    _lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_clear_cache)
+    # Held through the fork, for a lock that another thread held then would stay locked in the child for ever.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_start_anew)
 
 
 def reopen(kind: Any, arguments: tuple[Any, ...], verify: bool, limits: Limits) -> IIDReader:

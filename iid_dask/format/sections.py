@@ -8,24 +8,35 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from iid_dask.errors import IIDFormatError
-from iid_dask.format.layout import HEADER, IID_HEAD, LUT, SECTIONS, SEGMENT_HEAD, Limits
+from iid_dask.format.layout import HEADER, IID_HEAD, LUT, MAX_LENGTH, SECTIONS, SEGMENT_HEAD, Limits
 
 Defects = Iterator[IIDFormatError]
 
 SURROGATE = re.compile(rb"\\u[dD][89abAB]|\\u[dD][c-fC-F]")
-STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive, and content with a string that never ends: a hostile text costs one pass and no stack.
+STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
+BRACKETS = np.zeros(256, np.int8)
+BRACKETS[list(b"[{")], BRACKETS[list(b"]}")] = 1, -1
 
 
 def raise_first(defects: Iterable[IIDFormatError]) -> None:
     """Raise the first defect, if there is one."""
     for defect in defects:
         raise defect
+
+
+def crc_defect(name: str, block: str, entry: int | None, offset: int, crc: int, wanted: int) -> IIDFormatError:
+    """Return the error for bytes that an index tells are damaged."""
+    expected = f"{wanted:#010x}, as in the index (verify=False reads on)"
+    return IIDFormatError(name, block, entry, offset, f"crc32 {crc:#010x}: damaged bytes", expected)
 
 
 def header_defects(name: str, header: np.void, size: int) -> Defects:
@@ -53,7 +64,7 @@ def header_defects(name: str, header: np.void, size: int) -> Defects:
         elif length:
             spans.append((offset, offset + length, section, at))
     spans.sort()
-    for (_, stop, first, _), (start, _, second, at) in zip(spans[:-1], spans[1:], strict=True):
+    for (_, stop, first, _), (start, _, second, at) in pairwise(spans):
         if start < stop:
             yield IIDFormatError(
                 name,
@@ -115,11 +126,27 @@ def lut_defects(name: str, header: np.void, lut: np.ndarray) -> Defects:
             )
 
 
-def _nesting(text: bytes) -> int:
+def nesting(text: bytes) -> int:
+    """Return how deep JSON is nested, without parsing it.
+
+    Examples
+    --------
+    >>> nesting(b'{"a]": [[1], {}]}')
+    3
+    """
     marks = np.frombuffer(STRING.sub(b"", text), np.uint8)
-    steps = ((marks == ord("[")) | (marks == ord("{"))).astype(np.int64)
-    steps -= (marks == ord("]")) | (marks == ord("}"))
-    return int(np.cumsum(steps).max(initial=0))
+    deepest = depth = 0
+    for at in range(0, len(marks), 2**18):
+        steps = np.cumsum(BRACKETS[marks[at : at + 2**18]], dtype=np.int64)
+        deepest = max(deepest, depth + int(steps.max()))
+        depth += int(steps[-1])
+    return deepest
+
+
+def brief(value: object) -> str:
+    """Return a value's repr, cut where a hostile file would make it long."""
+    text = reprlib.repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def parse_json(text: bytes, limits: Limits, fail: Callable[[str, str], IIDFormatError]) -> Any:
@@ -128,7 +155,7 @@ def parse_json(text: bytes, limits: Limits, fail: Callable[[str, str], IIDFormat
     Refused, by ``fail(found, expected)``: what is not UTF-8 or not JSON (NaN is not), nesting beyond the limit,
     an object that names a key twice, text that has no UTF-8 form, integers too long for Python to convert.
     """
-    depth = _nesting(text)
+    depth = nesting(text)
     if depth > limits.max_json_depth:
         raise fail(f"JSON nested {depth} deep", f"at most {limits.max_json_depth} (limits=)")
 
@@ -137,7 +164,7 @@ def parse_json(text: bytes, limits: Limits, fail: Callable[[str, str], IIDFormat
         if len(result) != len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-            raise ValueError(f"an object that names {twice!r} twice")
+            raise ValueError(f"an object that names {brief(twice)} twice")
         return result
 
     def constant(word: str) -> Any:
@@ -198,30 +225,37 @@ def parse_groups(name: str, header: np.void, data: bytes, n_rows: int, limits: L
         raise fail(4, f"a JSON {type(rows).__name__}", "a JSON list")
     keys = data[4 + length :]
     groups: dict[str, np.ndarray] = {}
-    covered = 0
+    spans: list[tuple[int, int, str]] = []
     for row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("name"), str):
-            raise fail(4, f"the group {json.dumps(row)[:80]}", 'an object with a "name" string')
+            raise fail(4, f"the group {brief(row)}", 'an object with a "name" string')
         group = row["name"]
         for field in ("offset", "length"):
             value = row.get(field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 0 or value % 4:
-                raise fail(4, f"{field} {value!r} of group {group!r}", "a multiple of 4, at least 0")
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_LENGTH or value % 4:
+                wanted = f"a multiple of 4 from 0 to {MAX_LENGTH}"
+                raise fail(4, f"{field} {brief(value)} of group {brief(group)}", wanted)
         start, stop = row["offset"], row["offset"] + row["length"]
         if stop > len(keys):
-            raise fail(4, f"keys of group {group!r} to byte {stop}", f"at most the {len(keys)} bytes of keys")
+            raise fail(4, f"keys of group {brief(group)} to byte {stop}", f"at most the {len(keys)} bytes of keys")
         if group in groups:
-            raise fail(4, f"group {group!r} twice", "every group once")
-        covered += stop - start
-        if covered > len(keys):
-            raise fail(4, f"group {group!r} sharing bytes with another", "groups that share no bytes")
+            raise fail(4, f"group {brief(group)} twice", "every group once")
+        if start < stop:
+            spans.append((start, stop, group))
         members = np.sort(np.frombuffer(keys, "<u4", (stop - start) // 4, start))
         if len(members) and members[-1] >= n_rows:
-            raise fail(4 + length + start, f"key {members[-1]} in group {group!r}", f"a key below {n_rows}")
+            raise fail(4 + length + start, f"key {members[-1]} in group {brief(group)}", f"a key below {n_rows}")
         twice = np.flatnonzero(members[1:] == members[:-1])
         if len(twice):
-            raise fail(4 + length + start, f"key {members[twice[0]]} twice in group {group!r}", "every key once")
+            raise fail(4 + length + start, f"key {members[twice[0]]} twice in group {brief(group)}", "every key once")
         groups[group] = members
-    if covered != len(keys):
-        raise fail(4 + length, f"{len(keys)} bytes of keys", f"the {covered} bytes that the groups name")
+    reach = 0
+    for start, stop, group in sorted(spans):
+        if start < reach:
+            raise fail(4, f"group {brief(group)} sharing bytes with another", "groups that share no bytes")
+        if start > reach:
+            raise fail(4 + length + reach, f"{start - reach} bytes of keys in no group", "a group for every key")
+        reach = stop
+    if reach != len(keys):
+        raise fail(4 + length + reach, f"{len(keys) - reach} bytes of keys in no group", "a group for every key")
     return groups

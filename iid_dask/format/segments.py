@@ -238,7 +238,7 @@ def _agree(columns: SegmentColumns, lut: np.ndarray) -> bool:
     if np.any(region_boxes[:, :2] < around[:, :2]) or np.any(region_boxes[:, 2:] > around[:, 2:]):
         return False
     held = lut["segment_length"] > 0
-    if np.any(np.diff(first)[~held]):
+    if np.any(np.diff(first)[~held]) or np.any(boxes[~held]) or np.any(columns.areas[~held]):
         return False
     # Regions follow one another from byte 16 of the segment on, so boxes alone say where each one's bits are.
     sizes = region_lengths(region_boxes) + REGION_HEAD.itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import threading
@@ -42,6 +43,9 @@ class Source(Protocol):
 
     def identity(self) -> tuple[Any, ...]:
         """Return what tells this version of these bytes from every other: location and stamp."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return the class and the arguments that open these bytes again, in this version."""
 
     def close(self) -> None:
         """Give up the handle. Arrays made from this source open it again when they need it."""
@@ -85,7 +89,7 @@ class LocalSource:
     def __init__(self, path: str, stamp: tuple[int, int] | None = None) -> None:
         self.name = os.path.abspath(path)
         if os.path.isdir(self.name):
-            raise IsADirectoryError(f"{self.name}: is a directory, expected an .iid file")
+            raise IsADirectoryError(errno.EISDIR, "is a directory, expected an .iid file", self.name)
         self._descriptor: _Descriptor | None = _Descriptor(self.name)
         self.stamp = _stamp(os.fstat(self._descriptor.number))
         self.size = self.stamp[1]
@@ -101,8 +105,10 @@ class LocalSource:
 
     def _held(self) -> _Descriptor:
         descriptor = self._descriptor
-        if descriptor is None:
-            raise ValueError(f"{self.name}: the file is closed; open it again")
+        if descriptor is None:  # closed, but an array made before is computed now
+            descriptor = _Descriptor(self.name)
+            self._check_unchanged(descriptor)
+            self._descriptor = descriptor
         return descriptor
 
     def _check_unchanged(self, descriptor: _Descriptor) -> None:
@@ -139,7 +145,7 @@ class LocalSource:
 
     def read_many(self, offsets: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
         descriptor = self._held()
-        view = memoryview(out)
+        view = out.data
         stops = np.cumsum(lengths)
         spans = zip(offsets.tolist(), (stops - lengths).tolist(), stops.tolist(), strict=True)
         preadv, number = getattr(os, "preadv", None), descriptor.number
@@ -170,7 +176,7 @@ class RemoteSource:
         self.fs, self.path = url_to_fs(url, **{"use_listings_cache": False, **self.storage_options})
         info = self.fs.info(self.path)
         if info.get("type") == "directory":
-            raise IsADirectoryError(f"{url}: is a directory, expected an .iid file")
+            raise IsADirectoryError(errno.EISDIR, "is a directory, expected an .iid file", url)
         size = info.get("size")
         if size is None:
             raise OSError(f"{url}: the server does not tell the size, so ranges cannot be read; copy the file first")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -18,7 +20,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a new file that replaces ``path`` when the block ends without an error.
 
     The bytes go to ``.NAME.JOB.tmp`` in the same folder, are forced to disk, and the file is renamed; then the
-    folder is forced to disk. After any error the temporary file is gone and what stood at ``path`` still does.
+    folder is forced to disk. After any error the temporary file is gone and what stood at ``path`` still does,
+    but for an error of the very last step, which names the folder: the new file stands there whole, and may be
+    lost if the power fails now.
     A symbolic link is followed, and the permissions of a file that is replaced are kept.
 
     Raises
@@ -28,16 +32,22 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     final = os.path.realpath(os.path.expanduser(os.fspath(path)))
     if os.path.isdir(final):
-        raise IsADirectoryError(f"{final}: is a directory, expected the path of a file to write")
+        raise IsADirectoryError(errno.EISDIR, "is a directory, expected the path of a file to write", final)
     folder, name = os.path.split(final)
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"{folder}: no such folder to write {name} into; make it first")
+        if os.path.exists(folder):
+            raise NotADirectoryError(errno.ENOTDIR, f"not a folder to write {name} into", folder)
+        raise FileNotFoundError(errno.ENOENT, f"no such folder to write {name} into; make it first", folder)
     # A name may have 255 bytes; the job and the suffix take 14.
     short = os.fsdecode(os.fsencode(name)[:240])
     temporary = os.path.join(folder, f".{short}.{uuid.uuid4().hex[:8]}.tmp")
-    mode = 0o666
+    mode, replaces = 0o666, False
     with contextlib.suppress(FileNotFoundError):
-        mode = os.stat(final).st_mode & 0o7777
+        status = os.stat(final)
+        if not stat.S_ISREG(status.st_mode):
+            # A rename would put a plain file where the device or pipe was.
+            raise OSError(errno.EINVAL, "not a regular file, so it cannot be replaced", final)
+        mode, replaces = stat.S_IMODE(status.st_mode), True
     number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     try:
         with _naming(temporary):
@@ -45,12 +55,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            if replaces:
+                os.chmod(temporary, mode)  # the umask took bits from what open was given
             os.replace(temporary, final)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(folder)
+    with _naming(folder):
+        _sync_folder(folder)
 
 
 @contextlib.contextmanager
@@ -67,11 +80,16 @@ def _naming(path: str) -> Iterator[None]:
 def _sync_folder(folder: str) -> None:
     if not hasattr(os, "O_DIRECTORY"):
         return
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+    except OSError as error:
+        # File systems that cannot force a folder, and folders that may be written but not read, say it so.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
+            raise
 
 
 class Counted:

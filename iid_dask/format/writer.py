@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from iid_dask.bbox import BBox
-from iid_dask.errors import IIDFormatError, IIDLimitError
+from iid_dask.errors import IIDLimitError
 from iid_dask.format.layout import (
     HEADER,
     IID_HEAD,
@@ -22,9 +22,11 @@ from iid_dask.format.layout import (
     MAX_SIDE,
     REGION_HEAD,
     SEGMENT_HEAD,
+    Limits,
     packed_size,
 )
 from iid_dask.format.reader import Entry, IIDReader, Region, open_reader
+from iid_dask.format.sections import nesting
 from iid_dask.format.segments import SegmentColumns, index_bytes
 from iid_dask.format.target import BUFFER, atomic_write
 
@@ -315,6 +317,8 @@ def _plan_regions(key: int, domain: bytes, address: bytes, box: BBox, regions: l
         if int(kernels.popcount(bits, len(bits) * 8)) != pixels:
             raise ValueError(f"entry {key}: region {tuple(region.bbox)} has pad bits that are not zero")
         area += pixels
+    if area > box.height * box.width:
+        raise ValueError(f"entry {key}: regions of {area} pixels in box {tuple(box)}: some overlap, expected pieces")
 
     def segment() -> bytes:
         parts = []
@@ -334,7 +338,10 @@ def encode_metadata(metadata: Mapping[str, Any], path: str = "metadata") -> byte
     ------
     TypeError, ValueError
         For what JSON cannot hold, NaN and infinities among it, and keys that are not text.
+    IIDLimitError
+        For more than readers accept by default.
     """
+    limits = Limits()
     try:
         text = json.dumps(metadata, allow_nan=False)
         if not _has_text_keys(metadata):
@@ -342,9 +349,19 @@ def encode_metadata(metadata: Mapping[str, Any], path: str = "metadata") -> byte
         json.dumps(json.loads(text), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{path}: metadata holds half of a surrogate pair, which has no UTF-8 form") from error
-    except (TypeError, ValueError, RecursionError) as error:
-        raise type(error)(f"{path}: metadata cannot be stored as JSON: {error}") from error
-    return text.encode("ascii")
+    except TypeError as error:
+        raise TypeError(f"{path}: metadata cannot be stored as JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: metadata cannot be stored as JSON: {error}") from error
+    data = text.encode("ascii")
+    depth = nesting(data)
+    if depth > limits.max_json_depth or len(data) > limits.max_meta:
+        # Readers refuse it by default, and the file with it.
+        raise IIDLimitError(
+            f"{path}: metadata nested {depth} deep in {len(data)} bytes of JSON, expected at most "
+            f"{limits.max_json_depth} and {limits.max_meta}; keep it in a file of its own"
+        )
+    return data
 
 
 def _has_text_keys(value: object) -> bool:

@@ -1,0 +1,1 @@
+"""Writers to other formats, one ``to_*`` each."""

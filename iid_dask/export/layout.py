@@ -1,0 +1,128 @@
+"""How an array is cut for writing: chunks, shards, tiles; decided once, before anything is written. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+TILE = 4096
+"""Rows and columns of a tile, about: one task's work, 64 MiB of uint32."""
+
+MANY_CHUNKS = 100_000
+"""Chunks of an array from which on they are gathered into shards, to spare the file system."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The cut of one array; everything in elements, one number a dimension.
+
+    Attributes
+    ----------
+    shape, chunk : tuple of int
+    shard : tuple of int or None
+        Stored together; a whole number of chunks.
+    tile : tuple of int
+        Written by one task, and by it alone: a whole number of shards, or of chunks where there are none.
+    """
+
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    shard: tuple[int, ...] | None
+    tile: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        unit = self.shard or self.chunk
+        if any(t % u for t, u in zip(self.tile, unit, strict=True)):
+            raise ValueError(f"a tile of {self.tile} would share a stored object of {unit} with another tile")
+        if self.shard and any(s % c for s, c in zip(self.shard, self.chunk, strict=True)):
+            raise ValueError(f"shards of {self.shard} are no whole number of chunks of {self.chunk}")
+
+    @property
+    def chunk_grid(self) -> tuple[int, ...]:
+        """Chunks along each dimension."""
+        return tuple(-(-s // c) for s, c in zip(self.shape, self.chunk, strict=True))
+
+    @property
+    def tile_chunks(self) -> tuple[int, ...]:
+        """Chunks of a tile along each dimension."""
+        return tuple(t // c for t, c in zip(self.tile, self.chunk, strict=True))
+
+    @property
+    def tile_grid(self) -> tuple[int, ...]:
+        """Tiles along each dimension."""
+        return tuple(-(-s // t) for s, t in zip(self.shape, self.tile, strict=True))
+
+    def tiles(self) -> Iterator[tuple[slice, ...]]:
+        """Every tile's place in the array, row-major."""
+        yield from _boxes(self.shape, self.tile)
+
+    def chunks_of(self, tile: Sequence[slice]) -> tuple[slice, ...]:
+        """Chunks that a tile holds, in the grid of chunks."""
+        return tuple(slice(t.start // c, -(-t.stop // c)) for t, c in zip(tile, self.chunk, strict=True))
+
+
+def _boxes(shape: Sequence[int], step: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    if not shape:
+        yield ()
+        return
+    for start in range(0, shape[0], step[0]):
+        for rest in _boxes(shape[1:], step[1:]):
+            yield (slice(start, min(start + step[0], shape[0])), *rest)
+
+
+def plan_layout(dims: Sequence[str], shape: Sequence[int], chunks: Any, shards: Any) -> Layout:
+    """Cut an array with dimensions y and x among others.
+
+    Parameters
+    ----------
+    dims, shape
+        Of the array. Other dimensions are cut into single planes, but for "rgb", which stays whole.
+    chunks : int or (int, int)
+        Rows and columns of a chunk.
+    shards : "auto", None, int or (int, int)
+        Rows and columns of a shard; "auto": none unless there are very many chunks.
+
+    Raises
+    ------
+    ValueError
+        If shards are no whole number of chunks.
+    """
+    rows, cols = _pair("chunks", chunks)
+    sizes = dict(zip(dims, shape, strict=True))
+    if shards is not None and not isinstance(shards, str):
+        shard_pair: tuple[int, int] | None = _pair("shards", shards)
+        if shard_pair[0] % rows or shard_pair[1] % cols:
+            raise ValueError(f"shards = {shards!r}: expected a whole number of chunks of {(rows, cols)}")
+    elif shards not in ("auto", None):
+        raise ValueError(f"shards = {shards!r}: expected 'auto', None, or rows and columns of a shard")
+    else:
+        count = -(-sizes["y"] // rows) * -(-sizes["x"] // cols)
+        many = shards == "auto" and count > MANY_CHUNKS
+        shard_pair = (_near_tile(rows), _near_tile(cols)) if many else None
+    # A chunk larger than the image would store padding.
+    rows, cols = (size if shard_pair is None and size < c else c for size, c in ((sizes["y"], rows), (sizes["x"], cols)))
+    unit = shard_pair or (max(1, rows), max(1, cols))
+    tile_pair = tuple(_near_tile(u) for u in unit)
+
+    def along(y: int, x: int) -> tuple[int, ...]:
+        other = {"y": max(1, y), "x": max(1, x)}
+        return tuple(other.get(dim, max(1, size) if dim == "rgb" else 1) for dim, size in sizes.items())
+
+    shard = None if shard_pair is None else along(*shard_pair)
+    return Layout(tuple(shape), along(rows, cols), shard, along(*tile_pair))
+
+
+def _near_tile(unit: int) -> int:
+    return max(1, TILE // unit) * unit
+
+
+def _pair(option: str, value: Any) -> tuple[int, int]:
+    items = [value, value] if isinstance(value, int) and not isinstance(value, bool) else value
+    try:
+        rows, cols = items
+        if not all(isinstance(i, int) and not isinstance(i, bool) and i > 0 for i in (rows, cols)):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(f"{option} = {value!r}: expected rows and columns, integers of 1 or more") from None
+    return rows, cols

@@ -1,0 +1,139 @@
+"""A Zarr store as this package writes it: opened once a process, with the pipeline that measures fastest."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.core.sync import sync
+
+ATTRIBUTE = "iid_dask"
+"""Attribute of the root group that holds the job and whether it is complete."""
+
+RECORD = "iid_record"
+"""Subgroup with an array a variable: for each chunk (pixels + 1, checksum, overlapping pixels), 0 if not written."""
+
+_arrays: OrderedDict[Any, Any] = OrderedDict()
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a store is; pickles small.
+
+    Attributes
+    ----------
+    target : str or zarr.abc.store.Store
+        A path, a URL, or an open store.
+    storage_options : mapping
+    job : str
+        Sets the arrays of one run apart from those of another at the same place.
+    """
+
+    target: Any
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    job: str = ""
+
+    @classmethod
+    def of(cls, store: Any, storage_options: Mapping[str, Any] | None = None) -> Place:
+        """Return the place of a path, URL or store; ``~`` is expanded."""
+        if isinstance(store, str | os.PathLike):
+            path = os.fspath(store)
+            if path.startswith("file://"):
+                path = path[len("file://") :]
+            if "://" not in path:
+                path = os.path.abspath(os.path.expanduser(path))
+            return cls(path, dict(storage_options or {}))
+        return cls(store, dict(storage_options or {}))
+
+    @property
+    def local(self) -> Path | None:
+        """The folder, for a store on this machine's file systems."""
+        if isinstance(self.target, str):
+            return None if "://" in self.target else Path(self.target)
+        root = getattr(self.target, "root", None)
+        return root if isinstance(root, Path) else None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return str(self.target)
+
+    def group(self, mode: Any) -> zarr.Group:
+        """Open the root group."""
+        return zarr.open_group(self.target, mode=mode, storage_options=dict(self.storage_options) or None)
+
+    def array(self, path: str, *, sharded: bool) -> zarr.Array:
+        """Open an array for writing, once a process.
+
+        An array keeps the pipeline that was configured when it was opened, so the configuration is changed under
+        a lock for just that moment: around a write it would be seen by other threads.
+        """
+        token = (self.name, id(self.target) if not isinstance(self.target, str) else 0, self.job, path)
+        with _lock:
+            if token not in _arrays:
+                with fastest_pipeline(sharded=sharded, local=self.local is not None):
+                    _arrays[token] = self.group("r+")[path]
+                while len(_arrays) > 32:
+                    _arrays.popitem(last=False)
+            return _arrays[token]
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _arrays.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextmanager
+def fastest_pipeline(*, sharded: bool, local: bool) -> Iterator[None]:
+    """Configure zarr's codec pipeline by layout; what was measured is in ``benchmarks/README.md``.
+
+    Without shards the Rust pipeline is four to six times as fast as zarr's own; with shards zarr's fused one
+    (3.3 and newer) is the fastest. The Rust pipeline reaches local folders only.
+    """
+    import zarr.core.codec_pipeline as pipelines
+
+    if not sharded and local:
+        path = "zarrs.ZarrsCodecPipeline"
+    elif hasattr(pipelines, "FusedCodecPipeline"):
+        path = "zarr.core.codec_pipeline.FusedCodecPipeline"
+    else:
+        path = "zarr.core.codec_pipeline.BatchedCodecPipeline"
+    with zarr.config.set({"codec_pipeline.path": path, "threading.max_workers": 1}):
+        yield
+
+
+def stored_sizes(group: zarr.Group, path: str) -> dict[str, int]:
+    """Return the size in bytes of every stored object of an array, by its key below the array."""
+
+    async def collect() -> dict[str, int]:
+        store = group.store
+        prefix = "/".join(part for part in (group.store_path.path, path, "c") if part) + "/"
+        keys = [key async for key in store.list_prefix(prefix)]
+        sizes = await asyncio.gather(*(store.getsize(key) for key in keys))
+        return {key[len(prefix) - 2 :]: size for key, size in zip(keys, sizes, strict=True)}
+
+    return sync(collect())
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence zarr's notes that consolidated metadata and text arrays are not in the v3 specification yet."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
+        warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
+        yield
