@@ -17,17 +17,18 @@ if TYPE_CHECKING:
     from iid_dask.errors import IIDOverlapError as IIDOverlapError
     from iid_dask.errors import IIDStoreError as IIDStoreError
     from iid_dask.errors import IIDWarning as IIDWarning
-    from iid_dask.export.zarr import check_zarr as check_zarr
-    from iid_dask.export.zarr import open_zarr as open_zarr
+    from iid_dask.export.completion import check_zarr as check_zarr
+    from iid_dask.export.completion import open_zarr as open_zarr
     from iid_dask.export.zarr import to_zarr as to_zarr
     from iid_dask.format.layout import Limits as Limits
     from iid_dask.format.reader import Entry as Entry
     from iid_dask.format.reader import IIDReader as IIDReader
     from iid_dask.format.reader import Region as Region
-    from iid_dask.format.reader import open_reader as open
+    from iid_dask.format.reader import open_reader as open  # noqa: A004 - the name users expect: iid_dask.open(path)
     from iid_dask.format.writer import IIDWriter as IIDWriter
     from iid_dask.format.writer import add_index as add_index
     from iid_dask.format.writer import regions_of as regions_of
+    from iid_dask.plot import write_png as write_png
 
 __version__ = "0.1.0"
 
@@ -46,15 +47,16 @@ _HOMES = {
     "Limits": "iid_dask.format.layout",
     "Region": "iid_dask.format.reader",
     "add_index": "iid_dask.format.writer",
-    "check_zarr": "iid_dask.export.zarr",
+    "check_zarr": "iid_dask.export.completion",
     "open": "iid_dask.format.reader",
-    "open_zarr": "iid_dask.export.zarr",
+    "open_zarr": "iid_dask.export.completion",
     "regions_of": "iid_dask.format.writer",
     "to_zarr": "iid_dask.export.zarr",
+    "write_png": "iid_dask.plot",
 }
 _OTHER_NAME = {"open": "open_reader"}
 
-__all__ = ["__version__", "sample", *_HOMES]
+__all__ = ["__version__", "sample", *_HOMES]  # noqa: PLE0604 - all names are text
 
 
 def sample(name: str = "us") -> str:

@@ -15,7 +15,7 @@ from xarray.core import indexing
 
 from iid_dask import raster
 from iid_dask.bbox import BBox
-from iid_dask.names import to_text
+from iid_dask.names import spans_to_text
 from iid_dask.raster import Points, Samples, View, Window
 
 TEXT = np.dtypes.StringDType()
@@ -144,7 +144,8 @@ class PixelArray(LazyArray):
         cols, sort_cols = _ascending(positions[y + 1])
         if out.size:
             for row_part, col_part, target in targets(self.view, rows, cols):
-                out[(..., row_part, col_part, *(slice(None) for _ in rest))] = self._render(target, lead, rest)
+                place: tuple[Any, ...] = (..., row_part, col_part, *(slice(None) for _ in rest))
+                out[place] = self._render(target, lead, rest)
         if sort_rows is not None:
             out = np.take(out, sort_rows, axis=y)
         if sort_cols is not None:
@@ -276,8 +277,8 @@ class TableArray(LazyArray):
             return wanted
         if self.column in ("domain", "address"):
             whole = len(wanted) == len(reader) and np.array_equal(wanted, reader.entry_keys)
-            names = reader.names(None if whole else wanted)[self.column == "address"]
-            return np.array([to_text(name) for name in names], dtype=TEXT)
+            text, starts, middles, stops = reader.name_spans(None if whole else wanted)
+            return spans_to_text(text, *((starts, middles) if self.column == "domain" else (middles, stops)))
         if self.column == "area":
             return reader.columns.areas[wanted]
         if self.column == "entry_label":

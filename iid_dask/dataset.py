@@ -24,8 +24,9 @@ PYRAMID_SIDE = 512
 """Longer side of the coarsest level of a pyramid, at most."""
 
 CF_NAMES = frozenset(
-    "_FillValue add_offset ancillary_variables bounds calendar cell_measures cell_methods compress coordinates "
-    "dtype formula_terms grid_mapping missing_value scale_factor units valid_max valid_min valid_range".split()
+    ("_FillValue", "add_offset", "ancillary_variables", "bounds", "calendar", "cell_measures", "cell_methods")
+    + ("compress", "coordinates", "dtype", "formula_terms", "grid_mapping", "missing_value", "scale_factor", "units")
+    + ("valid_max", "valid_min", "valid_range")
 )
 """Attributes that CF conventions, and so xarray's decoder, give a meaning."""
 
@@ -151,14 +152,14 @@ def make_labels(view: View, labels: Any) -> np.ndarray | None:
             raise ValueError(f"labels: the table has no row for {len(missing)} entries, the first is {missing[0]}")
     values = np.asarray(values)
     if values.shape != keys.shape:
-        raise ValueError(f"labels: an array of shape {values.shape}, expected one integer for each of {len(keys)} entries")
+        raise ValueError(f"labels: an array of shape {values.shape}, expected one integer for each of {len(keys)}")
     if values.dtype.kind not in "iu":
         raise ValueError(f"labels: dtype {values.dtype}, expected integers")
     shown = np.isin(keys, view.keys)
     if np.any(values[shown] < 1):
         bad = int(np.flatnonzero(shown & (values < 1))[0])
         raise ValueError(
-            f"labels: {values[bad]} for entry {keys[bad]}, expected 1 or more: 0 is background (keys= leaves entries out)"
+            f"labels: {values[bad]} for entry {keys[bad]}, expected 1 or more: 0 is background; keys= leaves entries out"
         )
     out = np.zeros(len(reader.lut), np.dtype(f"u{values.dtype.itemsize}"))
     out[keys] = np.where(values < 1, 0, values)

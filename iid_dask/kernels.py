@@ -406,6 +406,79 @@ def paint_window(out, origin_row, origin_col, data, bits, rows, counts, left, ri
 
 
 @_jit
+def _cover_recorded(line, noted, begin, end, value, weight, chunk_cols, facts):
+    """Cover a run, and keep each chunk's facts right: pixels that are not 0, checksum, pixels covered twice."""
+    while begin < end:
+        chunk = begin // chunk_cols
+        stop = min(end, (chunk + 1) * chunk_cols)
+        fresh = True
+        for j in range(begin, stop):
+            fresh &= line[j] == 0
+        if fresh:
+            facts[chunk, 0] += np.uint64(stop - begin)
+            facts[chunk, 1] += np.uint64(stop - begin) * np.uint64(value) * weight
+        else:
+            for j in range(begin, stop):
+                before = line[j]
+                if before == 0:
+                    facts[chunk, 0] += np.uint64(1)
+                elif before != value and not noted[j]:
+                    noted[j] = True
+                    facts[chunk, 2] += np.uint64(1)
+                facts[chunk, 1] += (np.uint64(value) - np.uint64(before)) * weight
+        for j in range(begin, stop):
+            line[j] = value
+        begin = stop
+
+
+@_jit
+def paint_recorded(
+    out, origin_row, origin_col, chunk_rows, chunk_cols, facts, noted, data, bits, rows, counts, left, right, values
+):
+    """Paint as `paint_window` does, and record what `chunk_facts` would find, at the cost of the runs alone.
+
+    Parameters
+    ----------
+    chunk_rows, chunk_cols : int
+        Of a chunk; ``out`` begins with one.
+    facts : uint64 array, shape (chunk rows, chunk columns, 3)
+        Zeros; pixels that are not 0, checksum, and pixels that more than one entry covers, for each chunk.
+    noted : bool array, shape of out
+        Zeros; set where entries overlap.
+    values
+        No two entries may have the same: who covered a pixel before is told by its value.
+    out, origin_row, origin_col, data, bits, rows, counts, left, right
+        As in `paint_window`.
+    """
+    width = out.shape[1]
+    for p in range(len(bits)):
+        first, last = max(left[p] - origin_col, 0), min(right[p] - origin_col, width)
+        for k in range(counts[p]):
+            i = rows[p] + k - origin_row
+            weight = np.uint64(2 * (i % chunk_rows) + 1)
+            line, marks, chunks = out[i], noted[i], facts[i // chunk_rows]
+            bit = bits[p] + k * (right[p] - left[p]) + first + origin_col - left[p]
+            col = first
+            while col < last:
+                word = _word(data, bit)
+                if last - col < 64:
+                    word &= ~(~np.uint64(0) >> np.uint64(last - col))
+                at = col
+                while word:
+                    zeros = _leading_zeros(word)
+                    word <<= zeros
+                    ones = _leading_zeros(~word)
+                    begin = at + np.int64(zeros)
+                    at = begin + np.int64(ones)
+                    _cover_recorded(line, marks, begin, at, values[p], weight, chunk_cols, chunks)
+                    if ones == 64:
+                        break
+                    word <<= ones
+                col += 64
+                bit += 64
+
+
+@_jit
 def paint_samples(out, rows, cols, data, bits, firsts, counts, left, right, values, count, stamp, owners):
     """Paint pieces at chosen rows and columns: ``out[i, j]`` is the pixel (rows[i], cols[j]).
 

@@ -98,13 +98,12 @@ def _meet_in(
     if int(lengths.sum()) > BYTES:
         half = n // 2
         if half:
-            parts = (slice(half), slice(half, n))
-            return np.concatenate(
-                [
-                    _meet_in(reader, *(tuple(a[part] for a in pair) for pair in (regions, boxes)), low[part], high[part])
-                    for part in parts
-                ]
-            )
+            (first, second), (box_a, box_b) = regions, boxes
+            halves = [
+                _meet_in(reader, (first[part], second[part]), (box_a[part], box_b[part]), low[part], high[part])
+                for part in (slice(half), slice(half, n))
+            ]
+            return np.concatenate(halves)
         if high[0, 0] - low[0, 0] > 1:
             middle = low.copy()
             middle[0, 0] = (low[0, 0] + high[0, 0]) // 2

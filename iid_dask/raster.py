@@ -365,6 +365,8 @@ def paint(
     values: np.ndarray | None = None,
     keep: np.ndarray | None = None,
     count: bool = False,
+    facts: np.ndarray | None = None,
+    chunk: tuple[int, int] = (1, 1),
 ) -> int:
     """Paint a view's entries into ``out``, which starts as zeros.
 
@@ -380,6 +382,11 @@ def paint(
         Instead of the view's selection.
     count
         Add 1 for every entry that covers a pixel, instead of painting values.
+    facts : uint64 array, shape (chunk rows, chunk columns, 3), optional
+        For a `Window` whose pixels are painted one to one: filled in with each chunk's pixels that are not 0,
+        checksum and pixels that more than one entry covers; ``values`` must then be different for all entries.
+    chunk : (rows, columns)
+        Of a chunk of ``facts``.
 
     Returns
     -------
@@ -403,6 +410,7 @@ def paint(
     stamp = np.zeros(out.shape if twice else (0, 0), np.uint32)
     painted_values = np.ones(len(keys), out.dtype) if values is None else values[keys]
     pieces = _plan_pieces(view, target, regions)
+    noted = np.zeros((0, 0) if facts is None else out.shape, bool)
     painted = 0
     for some in _batches(pieces.lengths):
         data, places = reader.read_bits(pieces.offsets[some], pieces.lengths[some])
@@ -426,7 +434,12 @@ def paint(
         elif blocks:
             painted += kernels.paint_blocks(out, target.box.min_row, target.box.min_col, view.stride, *shared)
         else:
-            painted += kernels.paint_window(out, target.box.min_row, target.box.min_col, *_by_band(shared, out))
+            spans = _by_band(shared, out)
+            corner = target.box.min_row, target.box.min_col
+            if facts is None:
+                painted += kernels.paint_window(out, *corner, *spans)
+            else:
+                kernels.paint_recorded(out, *corner, *chunk, facts, noted, *spans[:7])
     return painted
 
 
@@ -555,7 +568,7 @@ def _say_once_if_cut(view: View) -> None:
         if count:
             key = int(np.flatnonzero(beyond)[0])
             warnings.warn(
-                f"{view.reader.name}: {count} entries reach beyond the image of {view.shape[0]} × {view.shape[1]} "
+                f"{view.reader.name}: {count} entries reach beyond the image of {view.shape[0]} by {view.shape[1]} "
                 f"pixels, the first is entry {key} with box {tuple(boxes[key].tolist())}; pixels beyond are cut "
                 "(shape= sets another size)",
                 IIDWarning,

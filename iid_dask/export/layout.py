@@ -9,6 +9,9 @@ from typing import Any
 TILE = 4096
 """Rows and columns of a tile, about: one task's work, 64 MiB of uint32."""
 
+BAND = 1024
+"""Rows of a tile that are made and written at once, about: 16 MiB of uint32 stay in a cache."""
+
 MANY_CHUNKS = 100_000
 """Chunks of an array from which on they are gathered into shards, to spare the file system."""
 
@@ -24,12 +27,15 @@ class Layout:
         Stored together; a whole number of chunks.
     tile : tuple of int
         Written by one task, and by it alone: a whole number of shards, or of chunks where there are none.
+    y : int
+        Dimension of the rows.
     """
 
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
     shard: tuple[int, ...] | None
     tile: tuple[int, ...]
+    y: int = 0
 
     def __post_init__(self) -> None:
         unit = self.shard or self.chunk
@@ -56,6 +62,14 @@ class Layout:
     def tiles(self) -> Iterator[tuple[slice, ...]]:
         """Every tile's place in the array, row-major."""
         yield from _boxes(self.shape, self.tile)
+
+    def bands(self, tile: tuple[slice, ...]) -> Iterator[tuple[slice, ...]]:
+        """Cut a tile into bands of whole chunks, or shards, of about `BAND` rows, top to bottom."""
+        unit = (self.shard or self.chunk)[self.y]
+        step = max(1, BAND // unit) * unit
+        rows = tile[self.y]
+        for start in range(rows.start, rows.stop, step):
+            yield (*tile[: self.y], slice(start, min(start + step, rows.stop)), *tile[self.y + 1 :])
 
     def chunks_of(self, tile: Sequence[slice]) -> tuple[slice, ...]:
         """Chunks that a tile holds, in the grid of chunks."""
@@ -91,29 +105,32 @@ def plan_layout(dims: Sequence[str], shape: Sequence[int], chunks: Any, shards: 
     rows, cols = _pair("chunks", chunks)
     sizes = dict(zip(dims, shape, strict=True))
     if shards is not None and not isinstance(shards, str):
-        shard_pair: tuple[int, int] | None = _pair("shards", shards)
-        if shard_pair[0] % rows or shard_pair[1] % cols:
+        shard_rows, shard_cols = _pair("shards", shards)
+        shard_pair: tuple[int, int] | None = (shard_rows, shard_cols)
+        if shard_rows % rows or shard_cols % cols:
             raise ValueError(f"shards = {shards!r}: expected a whole number of chunks of {(rows, cols)}")
     elif shards not in ("auto", None):
         raise ValueError(f"shards = {shards!r}: expected 'auto', None, or rows and columns of a shard")
     else:
         count = -(-sizes["y"] // rows) * -(-sizes["x"] // cols)
         many = shards == "auto" and count > MANY_CHUNKS
-        shard_pair = (_near_tile(rows), _near_tile(cols)) if many else None
+        shard_pair = (near_tile(rows), near_tile(cols)) if many else None
     # A chunk larger than the image would store padding.
-    rows, cols = (size if shard_pair is None and size < c else c for size, c in ((sizes["y"], rows), (sizes["x"], cols)))
-    unit = shard_pair or (max(1, rows), max(1, cols))
-    tile_pair = tuple(_near_tile(u) for u in unit)
+    if shard_pair is None:
+        rows, cols = min(rows, max(1, sizes["y"])), min(cols, max(1, sizes["x"]))
+    unit = shard_pair or (rows, cols)
+    tile_pair = tuple(near_tile(u) for u in unit)
 
     def along(y: int, x: int) -> tuple[int, ...]:
         other = {"y": max(1, y), "x": max(1, x)}
         return tuple(other.get(dim, max(1, size) if dim == "rgb" else 1) for dim, size in sizes.items())
 
     shard = None if shard_pair is None else along(*shard_pair)
-    return Layout(tuple(shape), along(rows, cols), shard, along(*tile_pair))
+    return Layout(tuple(shape), along(rows, cols), shard, along(*tile_pair), list(dims).index("y"))
 
 
-def _near_tile(unit: int) -> int:
+def near_tile(unit: int) -> int:
+    """Return the whole multiple of a chunk's or shard's side that is nearest below `TILE`, or the side itself."""
     return max(1, TILE // unit) * unit
 
 

@@ -72,7 +72,7 @@ class Place:
         """Open the root group."""
         return zarr.open_group(self.target, mode=mode, storage_options=dict(self.storage_options) or None)
 
-    def array(self, path: str, *, sharded: bool) -> zarr.Array:
+    def array(self, path: str, *, sharded: bool) -> Any:
         """Open an array for writing, once a process.
 
         An array keeps the pipeline that was configured when it was opened, so the configuration is changed under

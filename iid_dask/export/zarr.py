@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
+import threading
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,21 +14,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
 from xarray.core import indexing
+from zarr.codecs import ZstdCodec
 
-from iid_dask import kernels, raster
+from iid_dask import raster
 from iid_dask.arrays import LazyArray, PixelArray, targets
 from iid_dask.errors import IIDStoreError, IIDWarning
+from iid_dask.export.completion import VERSION, chunk_facts
 from iid_dask.export.layout import Layout, plan_layout
-from iid_dask.export.store import ATTRIBUTE, RECORD, Place, quiet, stored_sizes
+from iid_dask.export.store import ATTRIBUTE, RECORD, Place, quiet
 from iid_dask.progress import run
-
-VERSION = 1
-"""Of the completion record."""
-
+from iid_dask.raster import Window
 
 # --- what is written --------------------------------------------------------------------------------------------
 
@@ -38,22 +40,46 @@ class Rastered:
     array: PixelArray
     origin: tuple[int, ...]
 
-    def read(self, tile: Sequence[slice]) -> tuple[np.ndarray, int]:
-        """Return a tile's values, and how many of its elements are covered by more than one entry."""
+    def read(self, part: Sequence[slice], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+        """Return values, good until the next call in this thread, and the facts of their chunks."""
         view = self.array.view
-        positions = [np.arange(s.start + o, s.stop + o) for s, o in zip(tile, self.origin, strict=True)]
+        positions = [np.arange(s.start + o, s.stop + o) for s, o in zip(part, self.origin, strict=True)]
         if self.array.variable != "label" or view.overlap == "raise":
-            return self.array.block(positions), 0
+            block = self.array.block(positions)
+            return block, chunk_facts(block, layout)
         ((_, _, target),) = targets(view, *positions)
-        out = np.zeros(target.shape, view.label_dtype)
+        out = _zeros(target.shape, view.label_dtype)
+        if isinstance(target, Window) and view.stride == 1 and view.labels is None:
+            facts = np.zeros((*(-(-n // c) for n, c in zip(out.shape, layout.chunk, strict=True)), 3), np.uint64)
+            rows, cols = layout.chunk
+            raster.paint(view, target, out, values=raster.label_values(view), facts=facts, chunk=(rows, cols))
+            facts[..., 0] += np.uint64(1)
+            return out, facts
         painted = raster.paint(view, target, out, values=raster.label_values(view))
-        return out, raster.overlapping_pixels(view, target) if painted > np.count_nonzero(out) else 0
+        facts = chunk_facts(out, layout)
+        if painted > np.count_nonzero(out):
+            facts[0, 0, 2] = raster.overlapping_pixels(view, target)
+        return out, facts
+
+
+_buffers = threading.local()
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return zeros in memory that this thread used before: fresh memory costs as much as the painting."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    buffer = getattr(_buffers, "data", None)
+    if buffer is None or len(buffer) < nbytes:
+        _buffers.data = buffer = np.empty(nbytes, np.uint8)
+    out = buffer[:nbytes].view(dtype).reshape(shape)
+    out.fill(0)
+    return out
 
 
 def find_raster(variable: xr.Variable) -> Rastered | None:
     """Return the source of a variable that is still as it was opened, or a plain window of it; else None."""
-    data = variable._data
-    if isinstance(data, dask_array_type()):
+    data: Any = variable._data
+    if isinstance(data, da.Array):
         # xarray's from_array: one task that holds the array, and one layer that cuts it into chunks.
         layers = dict(data.dask.layers)
         original = layers.get(f"original-{data.name}")
@@ -77,13 +103,6 @@ def find_raster(variable: xr.Variable) -> Rastered | None:
     return Rastered(data, origin)
 
 
-def dask_array_type() -> type:
-    """Return dask's array class."""
-    import dask.array
-
-    return dask.array.Array
-
-
 def _window_origin(lazy: Any) -> tuple[int, ...] | None:
     parts = lazy.key.tuple
     if any(not isinstance(part, slice) or part.step not in (None, 1) for part in parts):
@@ -105,43 +124,19 @@ class Job:
 
     def write(self, tile: tuple[slice, ...], block: np.ndarray | None = None) -> None:
         """Write one tile, then its record; doing it twice changes nothing."""
-        overlapping = 0
-        if block is None:
-            if self.source is None:
-                raise RuntimeError("a tile needs a source or a block")
-            block, overlapping = self.source.read(tile)
-        facts = chunk_facts(np.asarray(block), self.layout)
-        facts[..., 2] = 0
-        facts[(0,) * (facts.ndim - 1) + (2,)] = overlapping
-        if facts[..., 0].max(initial=1) > 1:
-            self.place.array(self.variable, sharded=self.layout.shard is not None)[tile] = block
-        self.place.array(f"{RECORD}/{self.variable}", sharded=True)[self.layout.chunks_of(tile)] = facts
-
-
-def chunk_facts(block: np.ndarray, layout: Layout) -> np.ndarray:
-    """Return (pixels that are not 0) + 1, a checksum, and 0 for every chunk of a tile.
-
-    Parameters
-    ----------
-    block : array
-        A tile's values, of any dtype.
-    layout : Layout
-
-    Returns
-    -------
-    uint64 array, shape (chunks along each dimension, 3)
-    """
-    grid = tuple(-(-size // chunk) for size, chunk in zip(block.shape, layout.chunk, strict=True))
-    facts = np.zeros((*grid, 3), np.uint64)
-    if block.dtype.kind not in "ub":
-        block = np.ascontiguousarray(block).view(f"u{block.dtype.itemsize}")
-    for at in np.ndindex(*grid):
-        part = block[tuple(slice(i * c, (i + 1) * c) for i, c in zip(at, layout.chunk, strict=True))]
-        pixels, sums = np.zeros((2, 1, 1), np.uint64)
-        flat = part.reshape(-1, part.shape[-1])
-        kernels.chunk_facts(flat, len(flat) or 1, flat.shape[1] or 1, pixels, sums)
-        facts[at] = pixels[0, 0] + np.uint64(1), sums[0, 0], 0
-    return facts
+        array = self.place.array(self.variable, sharded=self.layout.shard is not None)
+        parts = []
+        for part in self.layout.bands(tile):
+            if self.source is not None:
+                values, facts = self.source.read(part, self.layout)
+            else:
+                values = np.asarray(block)[tuple(slice(p.start - t.start, p.stop - t.start) for p, t in zip(part, tile, strict=True))]
+                facts = chunk_facts(values, self.layout)
+            if facts[..., 0].max(initial=1) > 1:
+                array[part] = values
+            parts.append(facts)
+        record = self.place.array(f"{RECORD}/{self.variable}", sharded=True)
+        record[self.layout.chunks_of(tile)] = np.concatenate(parts, axis=self.layout.y)
 
 
 # --- writing ----------------------------------------------------------------------------------------------------
@@ -248,7 +243,7 @@ def _compressors(codec: str) -> Any:
     if codec == "none":
         return None
     if kind == "zstd" and level.isdecimal() and 1 <= int(level) <= 22:
-        return zarr.codecs.ZstdCodec(level=int(level))
+        return ZstdCodec(level=int(level))
     raise ValueError(f"codec = {codec!r}: expected 'zstd-1' to 'zstd-22' or 'none'")
 
 
@@ -375,7 +370,7 @@ def _template(
         table.drop_encoding().load().to_zarr(
             target, mode="w", consolidated=False, zarr_format=3, storage_options=dict(place.storage_options) or None
         )
-    group = place.group("r+")
+    group: Any = place.group("r+")
     for name, layout in layouts.items():
         variable = ds[name].variable
         array = group.create_array(
@@ -416,7 +411,8 @@ def variable_labels(variable: xr.Variable) -> str:
 
 def _done(place: Place, name: str, layout: Layout) -> np.ndarray:
     """Return which tiles are recorded, bool, shape ``layout.tile_grid``."""
-    record = place.group("r")[f"{RECORD}/{name}"][..., 0]
+    group: Any = place.group("r")
+    record = group[f"{RECORD}/{name}"][..., 0]
     corner = tuple(slice(None, None, step) for step in layout.tile_chunks)
     return np.asarray(record)[corner] > 0
 
@@ -434,11 +430,11 @@ def _tasks(job: Job, array: Any, done: np.ndarray, part: tuple[int, int]) -> lis
     return tasks
 
 
-def _finish(place: Place, layouts: Mapping[str, Layout]) -> zarr.Group:
+def _finish(place: Place, layouts: Mapping[str, Layout]) -> Any:
     """Complete the store if every tile is recorded."""
     if not all(_done(place, name, layout).all() for name, layout in layouts.items()):
         return place.group("r")
-    group = place.group("r+")
+    group: Any = place.group("r+")
     overlapping = {name: int(np.asarray(group[f"{RECORD}/{name}"][..., 2]).sum()) for name in layouts}
     if not group.attrs[ATTRIBUTE]["complete"]:
         group.attrs[ATTRIBUTE] = {**group.attrs[ATTRIBUTE], "complete": True, "overlapping_pixels": overlapping}
@@ -453,134 +449,3 @@ def _finish(place: Place, layouts: Mapping[str, Layout]) -> zarr.Group:
                 stacklevel=5,
             )
     return place.group("r")
-
-
-# --- reading back -----------------------------------------------------------------------------------------------
-
-
-def open_zarr(
-    store: Any, *, partial: bool = False, storage_options: Mapping[str, Any] | None = None, **options: Any
-) -> xr.Dataset:
-    """Open a store that `to_zarr` wrote, after making sure that no chunk is lost.
-
-    Looks at the names and sizes of the stored objects, not into them; `check_zarr` does.
-
-    Parameters
-    ----------
-    store : path, URL or zarr store
-    partial : bool
-        Open also what is not complete; chunks that are not there read as background.
-    storage_options : mapping, optional
-    **options
-        Of ``xarray.open_zarr``.
-
-    Raises
-    ------
-    IIDStoreError
-        If the store is not complete, or a chunk that was written is not there; names it.
-    """
-    place = Place.of(store, storage_options)
-    if not partial:
-        group = _ours(place)
-        lost = [line for name in group.attrs[ATTRIBUTE]["options"]["variables"] for line in _lost(group, name)]
-        if lost:
-            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            raise IIDStoreError(
-                f"{place.name}: {lost[0]}{more}; write the store again, or open it with partial=True, where such "
-                "chunks read as background"
-            )
-    options.setdefault("chunks", {})
-    return xr.open_zarr(place.target, storage_options=dict(place.storage_options) or None, **options)
-
-
-def _ours(place: Place) -> zarr.Group:
-    try:
-        group = place.group("r")
-    except zarr.errors.GroupNotFoundError:
-        raise FileNotFoundError(f"{place.name}: no Zarr group is there") from None
-    record = group.attrs.get(ATTRIBUTE)
-    if not isinstance(record, dict) or "options" not in record:
-        raise IIDStoreError(f"{place.name}: has no completion record, so to_zarr did not write it; use xarray.open_zarr")
-    if record.get("version") != VERSION:
-        raise IIDStoreError(f"{place.name}: completion record of version {record.get('version')}, expected {VERSION}")
-    if not record.get("complete"):
-        raise IIDStoreError(
-            f"{place.name}: is not complete; run to_zarr again with the same parameters, or open it with partial=True"
-        )
-    return group
-
-
-def _lost(group: zarr.Group, name: str) -> list[str]:
-    """Name the stored objects of an array that hold pixels by the record, but are missing or empty."""
-    array = group[name]
-    pixels = np.asarray(group[f"{RECORD}/{name}"][..., 0])
-    unit = array.shards or array.chunks
-    steps = [u // c for u, c in zip(unit, array.chunks, strict=True)]
-    sizes = stored_sizes(group, name)
-    lost = []
-    for at in np.ndindex(*(-(-n // step) for n, step in zip(pixels.shape, steps, strict=True))):
-        part = pixels[tuple(slice(i * step, (i + 1) * step) for i, step in zip(at, steps, strict=True))]
-        key = "c/" + "/".join(map(str, at))
-        size = sizes.get(key)
-        if part.max() > 1 and not size:
-            what = "chunk" if array.shards is None else "shard"
-            found = "is missing" if size is None else "is empty"
-            lost.append(f"{name}: {what} {key} with {int((part.clip(1) - 1).sum())} labelled pixels {found}")
-    return lost
-
-
-def check_zarr(
-    store: Any, *, storage_options: Mapping[str, Any] | None = None, progress: bool = False
-) -> list[IIDStoreError]:
-    """Compare a store that `to_zarr` wrote with its record, and return every defect.
-
-    Lost chunks are found first, by their names; if there are none, every chunk is read, and those that are damaged,
-    exchanged or older than the record are found.
-    """
-    place = Place.of(store, storage_options)
-    try:
-        group = _ours(place)
-    except IIDStoreError as error:
-        return [error]
-    lost = [line for name in _names(group) for line in _lost(group, name)]
-    if lost:
-        return [IIDStoreError(f"{place.name}: {line}") for line in lost]
-    place = replace(place, job=uuid.uuid4().hex)
-    tasks = []
-    compare = dask.delayed(_compare, pure=False)
-    for name in _names(group):
-        array = group[name]
-        shard = array.shards
-        unit = shard or array.chunks
-        tile = tuple(u * max(1, 4096 // u) if d in ("y", "x") else u for u, d in zip(unit, _dims(array), strict=True))
-        layout = Layout(array.shape, array.chunks, shard, tile)
-        tasks += [compare(place, name, layout, tile) for tile in layout.tiles()]
-    found = run(tasks, f"check {place.name}", progress=progress)
-    return [IIDStoreError(f"{place.name}: {line}") for lines in found for line in lines]
-
-
-def _names(group: zarr.Group) -> list[str]:
-    return list(group.attrs[ATTRIBUTE]["options"]["variables"])
-
-
-def _dims(array: Any) -> tuple[str, ...]:
-    return tuple(array.metadata.dimension_names)
-
-
-def _compare(place: Place, name: str, layout: Layout, tile: tuple[slice, ...]) -> list[str]:
-    array = place.array(name, sharded=layout.shard is not None)
-    record = place.array(f"{RECORD}/{name}", sharded=True)[layout.chunks_of(tile)]
-    try:
-        found = chunk_facts(np.asarray(array[tile]), layout)
-    except Exception as error:  # every codec has its own; the tile is what matters
-        rows = ", ".join(f"{s.start}:{s.stop}" for s in tile)
-        return [f"{name}: tile [{rows}] cannot be decoded: {type(error).__name__}: {error}"]
-    lines = []
-    for at in np.argwhere((found[..., :2] != record[..., :2]).any(axis=-1)).tolist():
-        chunk = [i + s.start for i, s in zip(at, layout.chunks_of(tile), strict=True)]
-        wanted, pixels = int(record[tuple(at)][0]) - 1, int(found[tuple(at)][0]) - 1
-        lines.append(
-            f"{name}: chunk c/{'/'.join(map(str, chunk))}: found {pixels} labelled pixels, checksum "
-            f"{int(found[tuple(at)][1]):#x}, expected {wanted}, {int(record[tuple(at)][1]):#x} as recorded"
-        )
-    return lines

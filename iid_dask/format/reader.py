@@ -27,6 +27,7 @@ from iid_dask.format.layout import (
     REGION_HEAD,
     SEGMENT_HEAD,
     Limits,
+    packed_size,
 )
 from iid_dask.format.sections import (
     brief,
@@ -163,7 +164,13 @@ class Entry:
         for region in self.regions:
             rows, cols = region.bbox.slices
             top, left = box.min_row, box.min_col
-            out[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left] |= region.mask()
+            part = out[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
+            # Bands of a multiple of 8 rows begin with a byte, and spare a second array of the mask's size.
+            band = max(8, 2**20 // region.bbox.width // 8 * 8)
+            for row in range(0, region.bbox.height, band):
+                some = part[row : row + band]
+                bits = np.frombuffer(region.bits, np.uint8, packed_size(*some.shape), row * region.bbox.width // 8)
+                some |= np.unpackbits(bits, count=some.size).view(bool).reshape(some.shape)
         return out
 
 
@@ -449,6 +456,27 @@ class IIDReader(Mapping[int, Entry]):
         -------
         domains, addresses : lists of bytes
         """
+        text, starts, middles, stops = self.name_spans(keys)
+        a, b, c = starts.tolist(), middles.tolist(), stops.tolist()
+        return (
+            [text[i:j] for i, j in zip(a, b, strict=True)],
+            [text[i:j] for i, j in zip(b, c, strict=True)],
+        )
+
+    def name_spans(self, keys: Any = None) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
+        """Return bytes that hold the names of entries, and where in them.
+
+        Parameters
+        ----------
+        keys : sequence of int, optional
+            Default: all entries, ascending.
+
+        Returns
+        -------
+        text : bytes
+        starts, middles, stops : int64 arrays, one element an entry
+            Domains are ``text[starts[i]:middles[i]]``, addresses ``text[middles[i]:stops[i]]``.
+        """
         whole = keys is None
         keys = np.asarray(self.entry_keys if whole else keys, dtype=np.int64)
         rows = self.lut[keys]
@@ -460,9 +488,11 @@ class IIDReader(Mapping[int, Entry]):
         else:
             offsets = rows["iid_offset"].astype(np.int64) + base
             data, places = gather(self._source, offsets, rows["iid_length"].astype(np.int64))
-        return self._split_names(rows, data, places)
+        return self._find_names(rows, data, places)
 
-    def _split_names(self, rows: np.ndarray, data: np.ndarray, places: np.ndarray) -> tuple[list[bytes], list[bytes]]:
+    def _find_names(
+        self, rows: np.ndarray, data: np.ndarray, places: np.ndarray
+    ) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
         width = IID_HEAD.itemsize
         heads = data[places[:, None] + np.arange(width)].view(IID_HEAD)[:, 0] if len(places) else np.zeros(0, IID_HEAD)
         domain, address = heads["domain_length"].astype(np.int64), heads["address_length"].astype(np.int64)
@@ -477,14 +507,8 @@ class IIDReader(Mapping[int, Entry]):
                 f"key {heads['key'][i]} with names of {domain[i]} and {address[i]} bytes",
                 f"key {row['key']} and {int(row['iid_length']) - width} bytes in all, as in the lut",
             )
-        text = data.tobytes()
-        starts = (places + width).tolist()
-        middles = (places + width + domain).tolist()
-        stops = (places + width + domain + address).tolist()
-        return (
-            [text[a:b] for a, b in zip(starts, middles, strict=True)],
-            [text[b:c] for b, c in zip(middles, stops, strict=True)],
-        )
+        starts = places + width
+        return data.tobytes(), starts, starts + domain, starts + domain + address
 
     def check(self) -> list[IIDFormatError]:
         """Validate the whole file and return the defects found, [] for a sound one.

@@ -344,24 +344,24 @@ def encode_metadata(metadata: Mapping[str, Any], path: str = "metadata") -> byte
     limits = Limits()
     try:
         text = json.dumps(metadata, allow_nan=False)
+        if len(text) > limits.max_meta or nesting(text.encode("ascii")) > limits.max_json_depth:
+            # Readers refuse it by default, and the file with it.
+            raise IIDLimitError(
+                f"{path}: metadata of {len(text)} bytes of JSON nested {nesting(text.encode('ascii'))} deep, expected "
+                f"at most {limits.max_meta} and {limits.max_json_depth}; keep it in a file of its own"
+            )
         if not _has_text_keys(metadata):
             raise ValueError("a key is not text")
         json.dumps(json.loads(text), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"{path}: metadata holds half of a surrogate pair, which has no UTF-8 form") from error
+    except IIDLimitError:
+        raise
     except TypeError as error:
         raise TypeError(f"{path}: metadata cannot be stored as JSON: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: metadata cannot be stored as JSON: {error}") from error
-    data = text.encode("ascii")
-    depth = nesting(data)
-    if depth > limits.max_json_depth or len(data) > limits.max_meta:
-        # Readers refuse it by default, and the file with it.
-        raise IIDLimitError(
-            f"{path}: metadata nested {depth} deep in {len(data)} bytes of JSON, expected at most "
-            f"{limits.max_json_depth} and {limits.max_meta}; keep it in a file of its own"
-        )
-    return data
+    return text.encode("ascii")
 
 
 def _has_text_keys(value: object) -> bool:

@@ -1,0 +1,174 @@
+"""The completion record of a store: what each chunk held when it was written, and what of it is still there."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import dask
+import numpy as np
+import xarray as xr
+import zarr
+
+from iid_dask import kernels
+from iid_dask.errors import IIDStoreError
+from iid_dask.export.layout import Layout, near_tile
+from iid_dask.export.store import ATTRIBUTE, RECORD, Place, stored_sizes
+from iid_dask.progress import run
+
+VERSION = 1
+"""Of the completion record."""
+
+
+def chunk_facts(block: np.ndarray, layout: Layout) -> np.ndarray:
+    """Return what the record holds of every chunk of a tile: pixels that are not 0, plus 1; a checksum; 0.
+
+    The last is the place for the number of pixels that more than one entry covers, which values do not tell.
+
+    Parameters
+    ----------
+    block : array
+        A tile's values, of any dtype.
+    layout : Layout
+
+    Returns
+    -------
+    uint64 array, shape (chunks along each dimension, 3)
+    """
+    grid = tuple(-(-size // chunk) for size, chunk in zip(block.shape, layout.chunk, strict=True))
+    facts = np.zeros((*grid, 3), np.uint64)
+    if block.dtype.kind not in "ub":
+        block = np.ascontiguousarray(block).view(f"u{block.dtype.itemsize}")
+    for at in np.ndindex(*grid):
+        part = block[tuple(slice(i * c, (i + 1) * c) for i, c in zip(at, layout.chunk, strict=True))]
+        pixels, sums = np.zeros((2, 1, 1), np.uint64)
+        flat = part.reshape(-1, part.shape[-1])
+        kernels.chunk_facts(flat, len(flat) or 1, flat.shape[1] or 1, pixels, sums)
+        facts[at] = pixels[0, 0] + np.uint64(1), sums[0, 0], 0
+    return facts
+
+
+def open_zarr(
+    store: Any, *, partial: bool = False, storage_options: Mapping[str, Any] | None = None, **options: Any
+) -> xr.Dataset:
+    """Open a store that `to_zarr` wrote, after making sure that no chunk is lost.
+
+    Looks at the names and sizes of the stored objects, not into them; `check_zarr` does.
+
+    Parameters
+    ----------
+    store : path, URL or zarr store
+    partial : bool
+        Open also what is not complete; chunks that are not there read as background.
+    storage_options : mapping, optional
+    **options
+        Of ``xarray.open_zarr``.
+
+    Raises
+    ------
+    IIDStoreError
+        If the store is not complete, or a chunk that was written is not there; names it.
+    """
+    place = Place.of(store, storage_options)
+    if not partial:
+        group = _ours(place)
+        lost = [line for name in group.attrs[ATTRIBUTE]["options"]["variables"] for line in _lost(group, name)]
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise IIDStoreError(
+                f"{place.name}: {lost[0]}{more}; write the store again, or open it with partial=True, where such "
+                "chunks read as background"
+            )
+    options.setdefault("chunks", {})
+    return xr.open_zarr(place.target, storage_options=dict(place.storage_options) or None, **options)
+
+
+def _ours(place: Place) -> Any:
+    try:
+        group = place.group("r")
+    except zarr.errors.GroupNotFoundError:
+        raise FileNotFoundError(f"{place.name}: no Zarr group is there") from None
+    record = group.attrs.get(ATTRIBUTE)
+    if not isinstance(record, dict) or "options" not in record:
+        raise IIDStoreError(f"{place.name}: has no completion record: to_zarr did not write it; use xarray.open_zarr")
+    if record.get("version") != VERSION:
+        raise IIDStoreError(f"{place.name}: completion record of version {record.get('version')}, expected {VERSION}")
+    if not record.get("complete"):
+        raise IIDStoreError(
+            f"{place.name}: is not complete; run to_zarr again with the same parameters, or open it with partial=True"
+        )
+    return group
+
+
+def _lost(group: Any, name: str) -> list[str]:
+    """Name the stored objects of an array that hold pixels by the record, but are missing or empty."""
+    array = group[name]
+    pixels = np.asarray(group[f"{RECORD}/{name}"][..., 0])
+    unit = array.shards or array.chunks
+    steps = [u // c for u, c in zip(unit, array.chunks, strict=True)]
+    sizes = stored_sizes(group, name)
+    lost = []
+    for at in np.ndindex(*(-(-n // step) for n, step in zip(pixels.shape, steps, strict=True))):
+        part = pixels[tuple(slice(i * step, (i + 1) * step) for i, step in zip(at, steps, strict=True))]
+        key = "c/" + "/".join(map(str, at))
+        size = sizes.get(key)
+        if part.max() > 1 and not size:
+            what = "chunk" if array.shards is None else "shard"
+            found = "is missing" if size is None else "is empty"
+            lost.append(f"{name}: {what} {key} with {int((part.clip(1) - 1).sum())} labelled pixels {found}")
+    return lost
+
+
+def check_zarr(
+    store: Any, *, storage_options: Mapping[str, Any] | None = None, progress: bool = False
+) -> list[IIDStoreError]:
+    """Compare a store that `to_zarr` wrote with its record, and return every defect.
+
+    Lost chunks are found first, by their names; if there are none, every chunk is read, and those that are damaged,
+    exchanged or older than the record are found.
+    """
+    place = Place.of(store, storage_options)
+    try:
+        group = _ours(place)
+    except IIDStoreError as error:
+        return [error]
+    lost = [line for name in _names(group) for line in _lost(group, name)]
+    if lost:
+        return [IIDStoreError(f"{place.name}: {line}") for line in lost]
+    place = replace(place, job=uuid.uuid4().hex)
+    tasks = []
+    compare = dask.delayed(_compare, pure=False)
+    for name in _names(group):
+        array = group[name]
+        dims = array.metadata.dimension_names
+        unit = zip(array.shards or array.chunks, dims, strict=True)
+        size = tuple(near_tile(u) if dim in ("y", "x") else u for u, dim in unit)
+        layout = Layout(array.shape, array.chunks, array.shards, size, dims.index("y"))
+        tasks += [compare(place, name, layout, tile) for tile in layout.tiles()]
+    found = run(tasks, f"check {place.name}", progress=progress)
+    return [IIDStoreError(f"{place.name}: {line}") for lines in found for line in lines]
+
+
+def _names(group: Any) -> list[str]:
+    return list(group.attrs[ATTRIBUTE]["options"]["variables"])
+
+
+def _compare(place: Place, name: str, layout: Layout, tile: tuple[slice, ...]) -> list[str]:
+    array = place.array(name, sharded=layout.shard is not None)
+    record = place.array(f"{RECORD}/{name}", sharded=True)[layout.chunks_of(tile)]
+    try:
+        found = chunk_facts(np.asarray(array[tile]), layout)
+    except Exception as error:  # every codec has its own; the tile is what matters
+        rows = ", ".join(f"{s.start}:{s.stop}" for s in tile)
+        return [f"{name}: tile [{rows}] cannot be decoded: {type(error).__name__}: {error}"]
+    lines = []
+    for at in np.argwhere((found[..., :2] != record[..., :2]).any(axis=-1)).tolist():
+        chunk = [i + s.start for i, s in zip(at, layout.chunks_of(tile), strict=True)]
+        wanted, pixels = int(record[tuple(at)][0]) - 1, int(found[tuple(at)][0]) - 1
+        lines.append(
+            f"{name}: chunk c/{'/'.join(map(str, chunk))}: found {pixels} labelled pixels, checksum "
+            f"{int(found[tuple(at)][1]):#x}, expected {wanted}, {int(record[tuple(at)][1]):#x} as recorded"
+        )
+    return lines
