@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from iid_dask import __version__
-from iid_dask.errors import IIDError
+from iid_dask.errors import IIDError, IIDWarning
 
 DEFECT, USAGE = 1, 2
 """Exit codes: a defect in the data, or a call that cannot be carried out."""
@@ -26,6 +26,7 @@ class Commands(click.Group):
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
         with warnings.catch_warnings():
+            warnings.simplefilter("default", IIDWarning)
             warnings.showwarning = _say_warning
             try:
                 return super().invoke(context)

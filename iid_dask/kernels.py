@@ -527,12 +527,13 @@ def paint_points(out, rows, cols, data, bits, firsts, counts, left, right, value
 
 @_jit
 def paint_blocks(
-    out, origin_row, origin_col, stride, data, bits, rows, counts, left, right, values, count, stamp, owners
+    out, origin_row, origin_col, stride, image_cols, data, bits, rows, counts, left, right, values, count, stamp, owners
 ):
     """Paint pieces into an array of stride × stride blocks: an entry with a pixel in a block covers it.
 
-    ``out[0, 0]`` is the block (origin_row, origin_col), counted in blocks; the rest as in `paint_window`. In
-    counting, ``stamp`` must have the shape of ``out``: an entry meets a block more than once.
+    ``out[0, 0]`` is the block (origin_row, origin_col), counted in blocks; the last block may reach over the end
+    of the image, of ``image_cols`` columns; the rest as in `paint_window`. In counting, ``stamp`` must have the
+    shape of ``out``: an entry meets a block more than once.
 
     Returns
     -------
@@ -543,7 +544,7 @@ def paint_blocks(
     none = stamp[:0].ravel()
     for p in range(len(bits)):
         first = max(left[p], origin_col * stride)
-        last = min(right[p], (origin_col + out.shape[1]) * stride)
+        last = min(right[p], (origin_col + out.shape[1]) * stride, image_cols)
         for k in range(counts[p]):
             i = (rows[p] + k) // stride - origin_row
             stamps = stamp[i] if len(stamp) else none

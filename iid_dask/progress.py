@@ -40,11 +40,16 @@ def _run(tasks: Sequence[Any], done: Callable[[], object]) -> list[Any]:
 
         futures = client.compute(list(tasks))
         results = {}
-        for future in as_completed(futures):
-            results[future.key] = future.result()
-            future.release()
-            done()
-        return [results[future.key] for future in futures]
+        try:
+            for future in as_completed(futures):
+                results[future.key] = future.result()
+                # A future that is held would make its task run again if its worker dies.
+                future.release()
+                done()
+        except BaseException:
+            client.cancel(futures)
+            raise
+        return [results[task.key] for task in tasks]
     keys = {task.key for task in tasks}
 
     class Tick(Callback):

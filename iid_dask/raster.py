@@ -5,9 +5,10 @@ A `View` says how the file is seen; a target says which pixels are wanted; `rend
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -163,9 +164,11 @@ class View:
         return np.flatnonzero(self.keep).astype(np.uint32)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        labels = None if self.labels is None else (self.labels.dtype.str, self.labels.tobytes())
-        reader = self.reader.__dask_tokenize__()
-        return ("iid_dask.View", reader, self.shape, self.overlap, self.stride, self.reduce, self.selection, labels)
+        labels = None
+        if self.labels is not None:
+            labels = (self.labels.dtype.str, hashlib.blake2b(self.labels.tobytes(), digest_size=16).hexdigest())
+        reader, selection = self.reader.__dask_tokenize__(), astuple(self.selection)
+        return ("iid_dask.View", reader, self.shape, self.overlap, self.stride, self.reduce, selection, labels)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
@@ -320,6 +323,12 @@ def _plan_pieces(view: View, target: Target, regions: np.ndarray) -> Pieces:
     if isinstance(target, Window):
         first_row, last_row = firsts, firsts + counts - 1
     else:
+        # Rows of a piece may be further apart than those of its region are on the average.
+        spread = target.rows[firsts + counts - 1] - target.rows[firsts]
+        number = np.where(spread * width[hits] > BATCH * 8, counts, 1)
+        counts = np.repeat(np.where(number > 1, 1, counts), number)
+        hits = np.repeat(hits, number)
+        firsts = np.repeat(firsts, number) + np.arange(len(hits)) - np.repeat(np.cumsum(number) - number, number)
         first_row, last_row = target.rows[firsts], target.rows[firsts + counts - 1]
     skipped = (begin - left)[hits]
     low = (first_row - top[hits]) * width[hits] + skipped
@@ -329,9 +338,11 @@ def _plan_pieces(view: View, target: Target, regions: np.ndarray) -> Pieces:
     return Pieces(hits, firsts, counts, left[hits], right[hits], offsets, lengths, (low & 7) - skipped)
 
 
-def _batches(lengths: np.ndarray) -> Iterator[slice]:
-    """Cut pieces into runs of at most `BATCH` bytes, or one piece."""
-    reach = np.cumsum(lengths)
+def _batches(offsets: np.ndarray, lengths: np.ndarray, gap: int) -> Iterator[slice]:
+    """Cut pieces into runs of at most `BATCH` bytes, those read in vain between two included, or one piece."""
+    between = np.zeros(len(lengths), np.int64)
+    between[1:] = offsets[1:] - offsets[:-1] - lengths[:-1]
+    reach = np.cumsum(lengths + np.where((between > 0) & (between <= gap), between, 0))
     start = 0
     while start < len(lengths):
         before = reach[start - 1] if start else 0
@@ -395,7 +406,7 @@ def paint(
         no entries overlap.
     """
     reader = view.reader
-    _say_once_if_cut(view)
+    say_once_if_cut(view)
     regions = touching(reader, _image_box(view, target))
     keys = reader.columns.region_keys(regions)
     keep = view.keep if keep is None else keep
@@ -412,7 +423,7 @@ def paint(
     pieces = _plan_pieces(view, target, regions)
     noted = np.zeros((0, 0) if facts is None else out.shape, bool)
     painted = 0
-    for some in _batches(pieces.lengths):
+    for some in _batches(pieces.offsets, pieces.lengths, reader.gap):
         data, places = reader.read_bits(pieces.offsets[some], pieces.lengths[some])
         hits = pieces.hits[some]
         shared = (
@@ -432,7 +443,8 @@ def paint(
         elif isinstance(target, Points):
             painted += kernels.paint_points(out, target.rows, target.cols, *shared)
         elif blocks:
-            painted += kernels.paint_blocks(out, target.box.min_row, target.box.min_col, view.stride, *shared)
+            corner = target.box.min_row, target.box.min_col
+            painted += kernels.paint_blocks(out, *corner, view.stride, view.shape[1], *shared)
         else:
             spans = _by_band(shared, out)
             corner = target.box.min_row, target.box.min_col
@@ -560,7 +572,9 @@ def _pixel(target: Target, i: int, j: int) -> tuple[int, int]:
     return int(target.rows[i]), int(target.cols[i if isinstance(target, Points) else j])
 
 
-def _say_once_if_cut(view: View) -> None:
+def say_once_if_cut(view: View) -> None:
+    """Warn, once a reader and shape, of boxes that the shape does not hold."""
+
     def look() -> bool:
         boxes = view.reader.columns.boxes
         beyond = view.reader.live & ((boxes[:, 2] > view.shape[0]) | (boxes[:, 3] > view.shape[1]))

@@ -39,6 +39,8 @@ def chunk_facts(block: np.ndarray, layout: Layout) -> np.ndarray:
     """
     grid = tuple(-(-size // chunk) for size, chunk in zip(block.shape, layout.chunk, strict=True))
     facts = np.zeros((*grid, 3), np.uint64)
+    if block.dtype.kind == "f":
+        block = block + 0  # -0.0, which zarr takes for background
     if block.dtype.kind not in "ub":
         block = np.ascontiguousarray(block).view(f"u{block.dtype.itemsize}")
     for at in np.ndindex(*grid):

@@ -11,6 +11,7 @@ import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -130,7 +131,8 @@ class Job:
             if self.source is not None:
                 values, facts = self.source.read(part, self.layout)
             else:
-                values = np.asarray(block)[tuple(slice(p.start - t.start, p.stop - t.start) for p, t in zip(part, tile, strict=True))]
+                inside = (slice(p.start - t.start, p.stop - t.start) for p, t in zip(part, tile, strict=True))
+                values = np.asarray(block)[tuple(inside)]
                 facts = chunk_facts(values, self.layout)
             if facts[..., 0].max(initial=1) > 1:
                 array[part] = values
@@ -179,7 +181,7 @@ def to_zarr(
         For datasets that are not windows of a file "the same" is the name that dask gives their graph: where data
         behind that name may have changed, use ``overwrite=True``.
     overwrite : bool
-        Replace what is at ``store``.
+        Replace the Zarr store that is there: in a folder, when the new one is whole.
     part : (int, int), optional
         Write only part I of N (1 … N) of the tiles, for array jobs without dask; any number may run at once, and
         the last to end completes the store.
@@ -261,6 +263,8 @@ def _write(
             raise KeyError(f"no variable {name!r}; there is: {[str(n) for n in ds.variables]}")
         if not {"y", "x"} <= set(ds[name].dims):
             raise ValueError(f"variable {name!r} has dimensions {ds[name].dims}, expected y and x among them")
+        if ds[name].dtype.kind not in "biuf":
+            raise ValueError(f"variable {name!r} has dtype {ds[name].dtype}, expected bool, integers or floats")
     layouts = {
         name: plan_layout([str(d) for d in ds[name].dims], ds[name].shape, options["chunks"], options["shards"])
         for name in options["variables"]
@@ -268,14 +272,34 @@ def _write(
     sources = {name: find_raster(ds[name].variable) for name in options["variables"]}
     arrays = {name: _graph(ds[name].variable, layouts[name]) for name, source in sources.items() if source is None}
     fingerprint = _fingerprint(ds, options, layouts, sources, arrays)
-    _prepare(ds, place, options, layouts, fingerprint, resume, overwrite)
+    final = place.local if overwrite and isinstance(place.target, str) else None
+    if final is not None and os.path.lexists(final):
+        # Beside the old store, which is there until the new one is whole; a second try finds its beginning.
+        _refuse_unless_store(final)
+        place = replace(place, target=str(final.with_name(f".{final.name}.{fingerprint[:16]}.new")))
+        overwrite = False
+    else:
+        final = None
+    _prepare(ds, place, options, layouts, fingerprint, resume or final is not None, overwrite)
     place = replace(place, job=uuid.uuid4().hex)
     tasks = []
     for name, layout in layouts.items():
         job = Job(place, name, layout, sources[name])
         tasks += _tasks(job, arrays.get(name), _done(place, name, layout), part)
-    run(tasks, f"to {place.name}", progress=progress)
-    return _finish(place, layouts)
+    run(tasks, f"to {final or place.name}", progress=progress)
+    group = _finish(place, layouts)
+    if final is None or not group.attrs[ATTRIBUTE]["complete"]:
+        return group
+    old = final.with_name(f".{final.name}.{place.job}.tmp")
+    os.rename(final, old)
+    os.rename(place.target, final)
+    shutil.rmtree(old)
+    return replace(place, target=str(final)).group("r")
+
+
+def _refuse_unless_store(folder: Path) -> None:
+    if not (folder / "zarr.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: is no Zarr store, so it is not overwritten; choose another path")
 
 
 def _graph(variable: xr.Variable, layout: Layout) -> Any:
@@ -293,7 +317,7 @@ def _fingerprint(
     parts = []
     for name, layout in layouts.items():
         source = sources[name]
-        what = (source.array, source.origin) if source is not None else arrays[name].name
+        what = (source.array.__dask_tokenize__(), source.origin) if source is not None else arrays[name].name
         parts.append((name, layout, ds[name].dtype.str, what))
     return dask.base.tokenize(options, parts, ds.attrs)
 
@@ -320,8 +344,6 @@ def _prepare(
         raise FileNotFoundError(f"{folder.parent}: no such folder to write {folder.name} into; make it first")
     try:
         _template(ds, replace(place, target=str(temporary)), options, layouts, fingerprint)
-        if overwrite and os.path.lexists(folder):
-            _remove_store(folder)
         try:
             os.rename(temporary, folder)
         except OSError:
@@ -329,12 +351,6 @@ def _prepare(
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove_store(folder: Any) -> None:
-    if not (folder / "zarr.json").is_file() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder}: is no Zarr store; it is not overwritten, remove it yourself")
-    shutil.rmtree(folder)
 
 
 def _is_ours(place: Place, fingerprint: str, resume: bool) -> bool:
