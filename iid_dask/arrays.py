@@ -27,15 +27,25 @@ POINTS_A_CELL = 256
 """Points that are looked up together, about: each cell of the image is searched once."""
 
 
-def _checked(index: Any, size: int) -> Any:
-    """Refuse what lies outside: xarray hands out-of-range positions on as they are."""
-    if isinstance(index, slice):
-        return index
-    values = np.asarray(index)
-    if values.size and (values.min() < 0 or values.max() >= size):
-        worst = values.max() if values.max() >= size else values.min()
-        raise IndexError(f"index {worst} is out of bounds for a dimension of size {size}")
-    return index
+def _in_range(key: indexing.ExplicitIndexer, shape: tuple[int, ...]) -> indexing.ExplicitIndexer:
+    """Refuse what lies outside, and give slices without elements one form.
+
+    xarray hands out-of-range positions on as they are; outer ones below 0 it has already counted from the end once,
+    and would do so again. Of empty slices with a negative step it makes an IndexError.
+    """
+    again = isinstance(key, indexing.VectorizedIndexer)
+    items = []
+    for item, size in zip(key.tuple, shape, strict=True):
+        if isinstance(item, slice):
+            items.append(item if len(range(*item.indices(size))) else slice(0, 0))
+            continue
+        values = np.asarray(item)
+        low = -size if again else 0
+        if values.size and (values.min() < low or values.max() >= size):
+            worst = int(values.max() if values.max() >= size else values.min() - size - low)
+            raise IndexError(f"index {worst} is out of bounds for a dimension of size {size}")
+        items.append(item)
+    return type(key)(tuple(items))
 
 
 def _positions(index: Any, size: int) -> np.ndarray:
@@ -51,11 +61,13 @@ class LazyArray(BackendArray, ABC):
     dtype: np.dtype
 
     def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+        key = _in_range(key, self.shape)
         support, read = self._way(key)
         return indexing.explicit_indexing_adapter(key, self.shape, support, read)
 
     async def async_getitem(self, key: indexing.ExplicitIndexer) -> Any:
         """Index in a thread, for ``Dataset.load_async``."""
+        key = _in_range(key, self.shape)
         support, read = self._way(key)
 
         async def later(raw: tuple[Any, ...]) -> Any:
@@ -72,8 +84,6 @@ class LazyArray(BackendArray, ABC):
         return indexing.IndexingSupport.OUTER, self._outer
 
     def _outer(self, key: tuple[Any, ...]) -> np.ndarray:
-        for index, size in zip(key, self.shape, strict=True):
-            _checked(index, size)
         positions = [_positions(index, size) for index, size in zip(key, self.shape, strict=True)]
         block = self.block(positions)
         scalars = tuple(axis for axis, index in enumerate(key) if isinstance(index, int | np.integer))
@@ -81,8 +91,6 @@ class LazyArray(BackendArray, ABC):
 
     def _points(self, key: tuple[Any, ...]) -> np.ndarray:
         """Pointwise: dimensions of the arrays first, then those of the slices, as xarray wants them."""
-        for index, size in zip(key, self.shape, strict=True):
-            _checked(index, size)
         arrays = [axis for axis, index in enumerate(key) if not isinstance(index, slice)]
         broadcast = np.broadcast_arrays(*(np.asarray(key[axis], dtype=np.int64) for axis in arrays))
         places = dict(zip(arrays, broadcast, strict=True))

@@ -13,6 +13,7 @@ from xarray.core import indexing
 
 from iid_dask import raster
 from iid_dask.arrays import TEXT, LazyArray, PixelArray, TableArray
+from iid_dask.format.layout import Limits
 from iid_dask.format.reader import IIDReader, open_reader
 from iid_dask.layers import layer_numbers
 from iid_dask.raster import OVERLAPS, REDUCES, Selection, View
@@ -22,6 +23,9 @@ TILE = 4096
 
 PYRAMID_SIDE = 512
 """Longer side of the coarsest level of a pyramid, at most."""
+
+MOST = 2**31 - 1
+"""Largest stride and side: their products stay within 64 bits."""
 
 CF_NAMES = frozenset(
     ("_FillValue", "add_offset", "ancillary_variables", "bounds", "calendar", "cell_measures", "cell_methods")
@@ -68,10 +72,13 @@ def open_pyramid(target: Any, *, levels: int | None = None, **options: Any) -> d
 
 
 def _open(target: Any, options: dict[str, Any]) -> IIDReader:
+    limits = options.get("limits")
+    if limits is not None and not isinstance(limits, Limits):
+        raise TypeError(f"limits = {limits!r}: expected iid_dask.Limits")
     return open_reader(
         target,
         verify=options.get("verify", True),
-        limits=options.get("limits"),
+        limits=limits,
         storage_options=options.get("storage_options"),
     )
 
@@ -147,6 +154,10 @@ def make_labels(view: View, labels: Any) -> np.ndarray | None:
         keys, values = np.asarray(labels["key"]), labels["label"]
         for key in keys.tolist():
             reader[key]
+        rows_of = np.bincount(keys) if len(keys) else keys
+        if np.any(rows_of > 1):
+            key = int(np.argmax(rows_of > 1))
+            raise ValueError(f"labels: the table has {rows_of[key]} rows for entry {key}, expected one")
         missing = np.setdiff1d(view.keys, keys)
         if len(missing):
             raise ValueError(f"labels: the table has no row for {len(missing)} entries, the first is {missing[0]}")
@@ -198,8 +209,8 @@ def _is_integer(value: Any) -> bool:
 
 
 def _integer(option: str, value: Any, least: int) -> int:
-    if not _is_integer(value) or value < least:
-        raise ValueError(f"{option} = {value!r}: expected an integer of {least} or more")
+    if not _is_integer(value) or not least <= value <= MOST:
+        raise ValueError(f"{option} = {value!r}: expected an integer from {least} to {MOST}")
     return int(value)
 
 

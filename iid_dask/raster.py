@@ -28,6 +28,10 @@ ZONE = 1024
 BATCH = 8 * 2**20
 """Bytes of mask bits held at once: memory does not depend on how large or how many the masks are."""
 
+WHOLE = 4096
+"""Bytes of a segment up to which it is read whole where the index has its checksum: damage is then an error, at the
+cost of a fraction of the painting; larger segments are read in part, so only `IIDReader.check` sees all of them."""
+
 BAND_BYTES = 2**20
 """Bytes of an array that are painted before the next band of rows."""
 
@@ -289,13 +293,16 @@ class Pieces:
     right: np.ndarray
     offsets: np.ndarray
     lengths: np.ndarray
-    columns_before: np.ndarray
+    bits_before: np.ndarray
+    whole: np.ndarray
 
 
-def _plan_pieces(view: View, target: Target, regions: np.ndarray) -> Pieces:
+def _plan_pieces(view: View, target: Target, regions: np.ndarray, keys: np.ndarray) -> Pieces:
     """Cut regions into pieces that hold at most `BATCH` bytes, and rows far apart into single rows. Pure.
 
-    ``firsts`` are image rows for a `Window`, elements of ``target.rows`` otherwise.
+    ``firsts`` are image rows for a `Window`, elements of ``target.rows`` otherwise; ``bits_before`` is where the bits
+    of a piece's first row and its region's first column lie, from those of the bytes read on; of ``whole`` segments
+    all bytes are read.
     """
     columns = view.reader.columns
     boxes = columns.region_boxes[regions].astype(np.int64)
@@ -333,9 +340,17 @@ def _plan_pieces(view: View, target: Target, regions: np.ndarray) -> Pieces:
     skipped = (begin - left)[hits]
     low = (first_row - top[hits]) * width[hits] + skipped
     high = (last_row - top[hits]) * width[hits] + (end - left)[hits]
-    offsets = columns.region_bits[regions].astype(np.int64)[hits] + (low >> 3)
+    starts = columns.region_bits[regions].astype(np.int64)[hits]
+    offsets = starts + (low >> 3)
     lengths = ((high + 7) >> 3) - (low >> 3)
-    return Pieces(hits, firsts, counts, left[hits], right[hits], offsets, lengths, (low & 7) - skipped)
+    whole = np.zeros(len(hits), bool)
+    if columns.crcs is not None and view.reader.verify_checksums:
+        rows = view.reader.lut[keys[hits]]
+        whole = rows["segment_length"] <= WHOLE
+        offsets = np.where(whole, rows["segment_offset"], offsets)
+        lengths = np.where(whole, rows["segment_length"], lengths)
+    bits_before = (starts - offsets) * 8 + low - skipped
+    return Pieces(hits, firsts, counts, left[hits], right[hits], offsets, lengths, bits_before, whole)
 
 
 def _batches(offsets: np.ndarray, lengths: np.ndarray, gap: int) -> Iterator[slice]:
@@ -420,15 +435,17 @@ def paint(
     twice = count and (blocks or len(np.unique(keys)) < len(keys))
     stamp = np.zeros(out.shape if twice else (0, 0), np.uint32)
     painted_values = np.ones(len(keys), out.dtype) if values is None else values[keys]
-    pieces = _plan_pieces(view, target, regions)
+    pieces = _plan_pieces(view, target, regions, keys)
     noted = np.zeros((0, 0) if facts is None else out.shape, bool)
     painted = 0
     for some in _batches(pieces.offsets, pieces.lengths, reader.gap):
         data, places = reader.read_bits(pieces.offsets[some], pieces.lengths[some])
         hits = pieces.hits[some]
+        whole = pieces.whole[some]
+        reader.verify_segments(keys[hits][whole], data, places[whole])
         shared = (
             data,
-            places * 8 + pieces.columns_before[some],
+            places * 8 + pieces.bits_before[some],
             pieces.firsts[some],
             pieces.counts[some],
             pieces.left[some],

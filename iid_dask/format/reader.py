@@ -427,6 +427,33 @@ class IIDReader(Mapping[int, Entry]):
             )
         return data
 
+    def verify_segments(self, keys: np.ndarray, data: np.ndarray, places: np.ndarray) -> None:
+        """Compare whole segments that were read with the index's checksums.
+
+        Parameters
+        ----------
+        keys : integer array, shape (n,)
+        data : uint8 array
+        places : int64 array, shape (n,)
+            Where each segment begins in ``data``.
+
+        Raises
+        ------
+        IIDFormatError
+            If one is damaged; names it.
+        """
+        from iid_dask import kernels
+
+        crcs = self.columns.crcs
+        if crcs is None or not len(keys):
+            return
+        bad = int(kernels.damaged(data, places, self.lut["segment_length"][keys].astype(np.int64), crcs[keys]))
+        if bad >= 0:
+            self.segment_bytes(int(keys[bad]))  # raises, with both checksums
+            raise IIDFormatError(
+                self.name, "segments", int(keys[bad]), None, "bytes that change between two reads", "the same bytes"
+            )
+
     def read_bits(self, offsets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read ranges of the segments section with few requests.
 
