@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from iid_dask.format.reader import Entry as Entry
     from iid_dask.format.reader import IIDReader as IIDReader
     from iid_dask.format.reader import Region as Region
-    from iid_dask.format.reader import open_reader as open  # noqa: A004 - the name users expect: iid_dask.open(path)
+    from iid_dask.format.reader import open_reader as open  # noqa: A004, F401 - users expect iid_dask.open(path)
     from iid_dask.format.writer import IIDWriter as IIDWriter
     from iid_dask.format.writer import add_index as add_index
     from iid_dask.format.writer import regions_of as regions_of

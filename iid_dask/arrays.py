@@ -75,9 +75,7 @@ class LazyArray(BackendArray, ABC):
 
         return await indexing.async_explicit_indexing_adapter(key, self.shape, support, later)
 
-    def _way(
-        self, key: indexing.ExplicitIndexer
-    ) -> tuple[indexing.IndexingSupport, Callable[[tuple[Any, ...]], Any]]:
+    def _way(self, key: indexing.ExplicitIndexer) -> tuple[indexing.IndexingSupport, Callable[[tuple[Any, ...]], Any]]:
         # The adapter cannot tell outer from pointwise for an array that supports both.
         if isinstance(key, indexing.VectorizedIndexer):
             return indexing.IndexingSupport.VECTORIZED, self._points
@@ -204,9 +202,7 @@ class PixelArray(LazyArray):
             out[some] = np.moveaxis(values, (y, y + 1), (0, 1))[inside]
         return out
 
-    def _render(
-        self, target: raster.Target, lead: Sequence[np.ndarray], rest: Sequence[np.ndarray]
-    ) -> np.ndarray:
+    def _render(self, target: raster.Target, lead: Sequence[np.ndarray], rest: Sequence[np.ndarray]) -> np.ndarray:
         if self.variable == "label":
             return raster.label(self.view, target)
         if self.variable == "mask":

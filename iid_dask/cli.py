@@ -48,7 +48,7 @@ def _os_words(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}"
 
 
-def _say_warning(message: Warning | str, *_: Any) -> None:
+def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"iid: note: {message}", err=True)
 
 

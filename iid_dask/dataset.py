@@ -27,10 +27,30 @@ PYRAMID_SIDE = 512
 MOST = 2**31 - 1
 """Largest stride and side: their products stay within 64 bits."""
 
+MOST_LEVELS = 32
+"""Of a pyramid: every image is one pixel long before."""
+
 CF_NAMES = frozenset(
-    ("_FillValue", "add_offset", "ancillary_variables", "bounds", "calendar", "cell_measures", "cell_methods")
-    + ("compress", "coordinates", "dtype", "formula_terms", "grid_mapping", "missing_value", "scale_factor", "units")
-    + ("valid_max", "valid_min", "valid_range")
+    {
+        "_FillValue",
+        "add_offset",
+        "ancillary_variables",
+        "bounds",
+        "calendar",
+        "cell_measures",
+        "cell_methods",
+        "compress",
+        "coordinates",
+        "dtype",
+        "formula_terms",
+        "grid_mapping",
+        "missing_value",
+        "scale_factor",
+        "units",
+        "valid_max",
+        "valid_min",
+        "valid_range",
+    }
 )
 """Attributes that CF conventions, and so xarray's decoder, give a meaning."""
 
@@ -57,7 +77,7 @@ def open_pyramid(target: Any, *, levels: int | None = None, **options: Any) -> d
             levels = 1
             while -(-max(base.out_shape) // 2 ** (levels - 1)) > PYRAMID_SIDE:
                 levels += 1
-        levels = _integer("levels", levels, 1)
+        levels = _integer("levels", levels, 1, MOST_LEVELS)
         groups = {"/": xr.Dataset(attrs=multiscales(base, levels))}
         for level in range(levels):
             view = View(
@@ -99,9 +119,7 @@ def make_view(reader: IIDReader, options: Mapping[str, Any]) -> tuple[View, dict
         if not isinstance(shape, Iterable) or len(shape := list(shape)) != 2:
             raise ValueError(f"shape = {shape!r}: expected (rows, columns)")
         height, width = (_integer("shape", side, 0) for side in shape)
-    view = View(
-        reader, (height, width), cast(raster.Overlap, overlap), stride, cast(Any, reduce), selection
-    )
+    view = View(reader, (height, width), cast(raster.Overlap, overlap), stride, cast(Any, reduce), selection)
     view.keys  # noqa: B018 - unknown keys and names are refused here, not in a task
     labels = make_labels(view, options.get("labels", "key"))
     view = View(reader, (height, width), view.overlap, stride, view.reduce, selection, labels)
@@ -170,7 +188,7 @@ def make_labels(view: View, labels: Any) -> np.ndarray | None:
     if np.any(values[shown] < 1):
         bad = int(np.flatnonzero(shown & (values < 1))[0])
         raise ValueError(
-            f"labels: {values[bad]} for entry {keys[bad]}, expected 1 or more: 0 is background; keys= leaves entries out"
+            f"labels: {values[bad]} for entry {keys[bad]}, expected 1 or more: 0 is background (keys= omits entries)"
         )
     out = np.zeros(len(reader.lut), np.dtype(f"u{values.dtype.itemsize}"))
     out[keys] = np.where(values < 1, 0, values)
@@ -208,9 +226,9 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def _integer(option: str, value: Any, least: int) -> int:
-    if not _is_integer(value) or not least <= value <= MOST:
-        raise ValueError(f"{option} = {value!r}: expected an integer from {least} to {MOST}")
+def _integer(option: str, value: Any, least: int, most: int = MOST) -> int:
+    if not _is_integer(value) or not least <= value <= most:
+        raise ValueError(f"{option} = {value!r}: expected an integer from {least} to {most}")
     return int(value)
 
 
@@ -306,4 +324,3 @@ def _dropped(ds: xr.Dataset, names: str | Iterable[str] | None) -> xr.Dataset:
     ds = ds.drop_vars(wanted, errors="ignore")
     ds.set_close(close)
     return ds
-

@@ -33,9 +33,7 @@ class IIDFormatError(IIDError, ValueError):
     found, expected : str
     """
 
-    def __init__(
-        self, file: str, block: str, entry: int | None, offset: int | None, found: str, expected: str
-    ) -> None:
+    def __init__(self, file: str, block: str, entry: int | None, offset: int | None, found: str, expected: str) -> None:
         super().__init__(file, block, entry, offset, found, expected)
         self.file, self.block, self.entry, self.offset = file, block, entry, offset
         self.found, self.expected = found, expected

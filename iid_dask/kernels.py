@@ -119,9 +119,7 @@ def scan(data, base, keys, starts, stops, at, where, boxes, areas, counts, regio
                 found = length if length != wanted else stop - where
                 defects[at, 0], defects[at, 1], defects[at, 2], defects[at, 3] = REGION_LENGTH, where, found, wanted
                 break
-            if (
-                min_row < boxes[at, 0] or min_col < boxes[at, 1] or max_row > boxes[at, 2] or max_col > boxes[at, 3]
-            ):
+            if min_row < boxes[at, 0] or min_col < boxes[at, 1] or max_row > boxes[at, 2] or max_col > boxes[at, 3]:
                 defects[at, 0], defects[at, 1] = REGION_OUTSIDE, where + 4
                 break
             region_boxes[filled, 0], region_boxes[filled, 1] = min_row, min_col

@@ -50,6 +50,4 @@ def from_text(text: str) -> bytes:
     >>> from_text(to_text(b"\xff\x00\\")) == b"\xff\x00\\"
     True
     """
-    return _ESCAPE.sub(
-        lambda found: b"\\" if found[1] == b"\\" else bytes([int(found[2], 16)]), text.encode("utf-8")
-    )
+    return _ESCAPE.sub(lambda found: b"\\" if found[1] == b"\\" else bytes([int(found[2], 16)]), text.encode("utf-8"))

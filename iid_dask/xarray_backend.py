@@ -164,4 +164,3 @@ class IIDBackendEntrypoint(BackendEntrypoint):
             return looks_like_iid(filename_or_obj)
         except Exception:  # a guess that raises would warn users of every other engine
             return False
-

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import warnings
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,14 +14,15 @@ from typing import Any
 import zarr
 from zarr.core.sync import sync
 
+from iid_dask.once import Once
+
 ATTRIBUTE = "iid_dask"
 """Attribute of the root group that holds the job and whether it is complete."""
 
 RECORD = "iid_record"
 """Subgroup with an array a variable: for each chunk (pixels + 1, checksum, overlapping pixels), 0 if not written."""
 
-_arrays: OrderedDict[Any, Any] = OrderedDict()
-_lock = threading.Lock()
+_arrays: Once[Any] = Once(32)
 
 
 @dataclass(frozen=True)
@@ -79,23 +78,12 @@ class Place:
         a lock for just that moment: around a write it would be seen by other threads.
         """
         token = (self.name, id(self.target) if not isinstance(self.target, str) else 0, self.job, path)
-        with _lock:
-            if token not in _arrays:
-                with fastest_pipeline(sharded=sharded, local=self.local is not None):
-                    _arrays[token] = self.group("r+")[path]
-                while len(_arrays) > 32:
-                    _arrays.popitem(last=False)
-            return _arrays[token]
 
+        def opened() -> Any:
+            with fastest_pipeline(sharded=sharded, local=self.local is not None):
+                return self.group("r+")[path]
 
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
-    _arrays.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+        return _arrays.get(token, opened, alone=True)
 
 
 @contextmanager

@@ -216,12 +216,28 @@ def to_zarr(
     if isinstance(source, xr.Dataset):
         if options:
             raise TypeError(f"{sorted(options)} are options of opening a file, but a dataset was given")
-        return _write(source, Place.of(store, storage_options), _options(variables, chunks, shards, codec), resume,
-                      overwrite, _part(part), progress)
+        return _write(
+            source,
+            Place.of(store, storage_options),
+            _options(variables, chunks, shards, codec),
+            resume,
+            overwrite,
+            _part(part),
+            progress,
+        )
     with xr.open_dataset(source, engine="iid", **options) as ds:
         return to_zarr(
-            ds, store, variables=variables, chunks=chunks, shards=shards, codec=codec, resume=resume,
-            overwrite=overwrite, part=part, progress=progress, storage_options=storage_options,
+            ds,
+            store,
+            variables=variables,
+            chunks=chunks,
+            shards=shards,
+            codec=codec,
+            resume=resume,
+            overwrite=overwrite,
+            part=part,
+            progress=progress,
+            storage_options=storage_options,
         )
 
 

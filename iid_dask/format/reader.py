@@ -236,9 +236,7 @@ class IIDReader(Mapping[int, Entry]):
         for section, limit in (("meta", self.limits.max_meta), ("groups", None)):
             length = int(self.header[f"{section}_length"])
             if limit is not None and length > limit:
-                raise IIDFormatError(
-                    self.name, section, None, None, f"{length} bytes", f"at most {limit} (limits=)"
-                )
+                raise IIDFormatError(self.name, section, None, None, f"{length} bytes", f"at most {limit} (limits=)")
         lut, meta, groups, tail = self._read_tables(head)
         self.lut = np.frombuffer(lut, LUT)
         raise_first(lut_defects(self.name, self.header, self.lut))

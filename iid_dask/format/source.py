@@ -165,9 +165,7 @@ class RemoteSource:
 
     gap = REMOTE_GAP
 
-    def __init__(
-        self, url: str, storage_options: Mapping[str, Any] | None = None, stamp: str | None = None
-    ) -> None:
+    def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None, stamp: str | None = None) -> None:
         from fsspec.core import url_to_fs  # heavy, and local files do not need it
 
         self.name = url

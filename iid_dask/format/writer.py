@@ -344,11 +344,12 @@ def encode_metadata(metadata: Mapping[str, Any], path: str = "metadata") -> byte
     limits = Limits()
     try:
         text = json.dumps(metadata, allow_nan=False)
-        if len(text) > limits.max_meta or nesting(text.encode("ascii")) > limits.max_json_depth:
+        depth = nesting(text.encode("ascii"))
+        if len(text) > limits.max_meta or depth > limits.max_json_depth:
             # Readers refuse it by default, and the file with it.
             raise IIDLimitError(
-                f"{path}: metadata of {len(text)} bytes of JSON nested {nesting(text.encode('ascii'))} deep, expected "
-                f"at most {limits.max_meta} and {limits.max_json_depth}; keep it in a file of its own"
+                f"{path}: metadata of {len(text)} bytes of JSON nested {depth} deep, expected at most "
+                f"{limits.max_meta} and {limits.max_json_depth}; keep it in a file of its own"
             )
         if not _has_text_keys(metadata):
             raise ValueError("a key is not text")
@@ -475,9 +476,7 @@ def plan_file(
     return FilePlan(header, lut, entries, meta, group_bytes)
 
 
-def _meta_bytes(
-    path: str, entries: Sequence[Planned], metadata: Mapping[str, Any], removed: Sequence[int]
-) -> bytes:
+def _meta_bytes(path: str, entries: Sequence[Planned], metadata: Mapping[str, Any], removed: Sequence[int]) -> bytes:
     if removed:
         if "removed" in metadata:
             raise ValueError(
