@@ -188,18 +188,25 @@ CRC_TABLES = _crc_tables()
 
 
 @_jit
-def damaged(data, places, lengths, crcs):
-    """Return the first range whose crc32 is not the one given, or -1.
+def damaged(data, places, lengths, crcs, heads, boxes):
+    """Return the first segment that is not as the index says, or -1.
 
     Parameters
     ----------
     data : uint8 array
     places, lengths : int64 arrays, shape (n,)
-        Ranges of ``data``.
+        Whole segments in ``data``.
     crcs : uint32 array, shape (n,)
+        Their crc32.
+    heads : int64 array, shape (n,)
+        Where the head of one of their regions lies in ``data``; its box must be ``boxes[p]``.
+    boxes : uint16 array, shape (n, 4)
     """
     low, byte = np.uint64(0xFFFFFFFF), np.uint64(0xFF)
     for p in range(len(places)):
+        for i in range(4):
+            if _u2(data, heads[p] + 4 + 2 * i) != boxes[p, i]:
+                return p
         at, end = places[p], places[p] + lengths[p]
         crc = low
         while at + 8 <= end:

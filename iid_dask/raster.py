@@ -442,7 +442,7 @@ def paint(
         data, places = reader.read_bits(pieces.offsets[some], pieces.lengths[some])
         hits = pieces.hits[some]
         whole = pieces.whole[some]
-        reader.verify_segments(keys[hits][whole], data, places[whole])
+        reader.verify_segments(keys[hits][whole], regions[hits][whole], data, places[whole])
         shared = (
             data,
             places * 8 + pieces.bits_before[some],

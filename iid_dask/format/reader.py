@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import warnings
 import zlib
 from collections import OrderedDict
@@ -48,6 +46,7 @@ from iid_dask.format.segments import (
     scan_segments,
 )
 from iid_dask.format.source import BytesSource, LocalSource, RemoteSource, Source, as_source, gather
+from iid_dask.once import Once
 
 FIRST_READ = 64 * 1024
 """Bytes of the first read: header and tables of a small file in one request."""
@@ -325,7 +324,7 @@ class IIDReader(Mapping[int, Entry]):
 
     def close(self) -> None:
         """Close the file; arrays opened from it open it again when they are computed."""
-        _forget(self)
+        _readers.drop(self)
         self._source.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -425,12 +424,13 @@ class IIDReader(Mapping[int, Entry]):
             )
         return data
 
-    def verify_segments(self, keys: np.ndarray, data: np.ndarray, places: np.ndarray) -> None:
-        """Compare whole segments that were read with the index's checksums.
+    def verify_segments(self, keys: np.ndarray, regions: np.ndarray, data: np.ndarray, places: np.ndarray) -> None:
+        """Compare whole segments that were read with the index: its checksums, and the boxes of regions.
 
         Parameters
         ----------
-        keys : integer array, shape (n,)
+        keys, regions : integer arrays, shape (n,)
+            A segment each, and the one of its regions that is wanted.
         data : uint8 array
         places : int64 array, shape (n,)
             Where each segment begins in ``data``.
@@ -438,16 +438,18 @@ class IIDReader(Mapping[int, Entry]):
         Raises
         ------
         IIDFormatError
-            If one is damaged; names it.
+            If one is damaged, or the index is not of this file; names it.
         """
         from iid_dask import kernels
 
-        crcs = self.columns.crcs
-        if crcs is None or not len(keys):
+        columns, rows = self.columns, self.lut[keys]
+        if columns.crcs is None or not len(keys):
             return
-        bad = int(kernels.damaged(data, places, self.lut["segment_length"][keys].astype(np.int64), crcs[keys]))
+        starts = columns.region_bits[regions].astype(np.int64) - rows["segment_offset"] - REGION_HEAD.itemsize
+        lengths, boxes = rows["segment_length"].astype(np.int64), columns.region_boxes[regions]
+        bad = int(kernels.damaged(data, places, lengths, columns.crcs[keys], places + starts, boxes))
         if bad >= 0:
-            self.segment_bytes(int(keys[bad]))  # raises, with both checksums
+            self.segment_bytes(int(keys[bad]))  # raises, with all that is wrong
             raise IIDFormatError(
                 self.name, "segments", int(keys[bad]), None, "bytes that change between two reads", "the same bytes"
             )
@@ -561,42 +563,15 @@ def _is_key_list(value: object, n_rows: int) -> bool:
 
 # --- opening, once a process ------------------------------------------------------------------------------------
 
-_CACHE_SIZE = 64
-_cache: OrderedDict[Any, IIDReader] = OrderedDict()
-_lock = threading.Lock()
-
-
-def _start_anew() -> None:
-    _cache.clear()
-    _lock.release()
-
-
-if hasattr(os, "register_at_fork"):
-    # Held through the fork, for a lock that another thread held then would stay locked in the child for ever.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_start_anew)
+_readers: Once[IIDReader] = Once(64)
 
 
 def reopen(kind: Any, arguments: tuple[Any, ...], verify: bool, limits: Limits) -> IIDReader:
     """Open what a pickle names, or return this process's reader of it; tasks come here."""
-    if kind not in (LocalSource, RemoteSource, BytesSource):
+    if kind not in (LocalSource, RemoteSource, BytesSource):  # a caller's own, of which nothing is known
         return IIDReader(kind(*arguments), verify=verify, limits=limits)
     token = (kind, *(repr(a) if isinstance(a, dict) else a for a in arguments), verify, limits)
-    with _lock:
-        if token in _cache:
-            _cache.move_to_end(token)
-            return _cache[token]
-    reader = IIDReader(kind(*arguments), verify=verify, limits=limits)
-    with _lock:
-        reader = _cache.setdefault(token, reader)
-        while len(_cache) > _CACHE_SIZE:
-            _cache.popitem(last=False)
-    return reader
-
-
-def _forget(reader: IIDReader) -> None:
-    with _lock:
-        for token in [token for token, held in _cache.items() if held is reader]:
-            del _cache[token]
+    return _readers.get(token, lambda: IIDReader(kind(*arguments), verify=verify, limits=limits))
 
 
 def open_reader(

@@ -7,7 +7,7 @@ import errno
 import io
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -67,11 +67,12 @@ class _Descriptor:
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
         self.number = os.open(path, flags)
 
-    def __del__(self) -> None:
-        number = getattr(self, "number", None)
-        if number is not None:
-            with contextlib.suppress(OSError):
-                os.close(number)
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        # `close` is bound here: when the interpreter ends, modules are emptied before their last objects go.
+        try:  # noqa: SIM105 - contextlib is one of them
+            close(self.number)
+        except (AttributeError, OSError):  # never opened, or closed by the system
+            pass
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:
