@@ -42,6 +42,21 @@ def _ones(typing_context: Any, value: Any) -> Any:
     return types.uint64(types.uint64), generate
 
 
+@intrinsic
+def _load_word(typing_context: Any, data: Any, at: Any) -> Any:
+    """Eight bytes from any address of a uint8 array as a uint64, the first byte in the highest bits."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        from llvmlite import ir
+
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.gep(array.data, [arguments[1]])
+        word = builder.load(builder.bitcast(place, ir.IntType(64).as_pointer()), align=1)
+        return builder.bswap(word)
+
+    return types.uint64(data, types.int64), generate
+
+
 # --- scan: segments section -> columns -------------------------------------------------------------------------
 
 SOUND, KEY, SEGMENT_BOX, REGION_CUT, REGION_LENGTH, REGION_BOX, REGION_OUTSIDE = range(7)
@@ -379,32 +394,35 @@ def find(order, stop, boxes, zone, zones, min_row, min_col, max_row, max_col, ou
 # are counted instead, once an entry: `owners` tells the entries apart where `stamp` has the shape of `out`.
 
 
+# Rows are not taken as arrays of their own (`out[i]`) in these loops: counting references to them costs more than
+# the pixels. Unsigned indices need no test for "from the end".
+
+
 @_jit
 def _word(data, bit):
     """The 64 bits from bit ``bit`` on, as a uint64."""
     byte = bit >> 3
     shift = np.uint64(bit & 7)
-    word = np.uint64(0)
-    for i in range(8):
-        word = (word << np.uint64(8)) | np.uint64(data[byte + i])
+    word = _load_word(data, byte)
     if shift:
-        word = (word << shift) | (np.uint64(data[byte + 8]) >> (np.uint64(8) - shift))
+        word = (word << shift) | (np.uint64(data[np.uint64(byte + 8)]) >> (np.uint64(8) - shift))
     return word
 
 
 @_jit
-def _cover(line, begin, end, value, count, stamps, owner):
+def _cover(out, i, begin, end, value, count, stamp, owner):
+    i = np.uint64(i)
     if not count:
         for j in range(begin, end):
-            line[j] = value
-    elif len(stamps):
+            out[i, np.uint64(j)] = value
+    elif len(stamp):
         for j in range(begin, end):
-            if stamps[j] != owner:
-                stamps[j] = owner
-                line[j] += 1
+            if stamp[i, np.uint64(j)] != owner:
+                stamp[i, np.uint64(j)] = owner
+                out[i, np.uint64(j)] += 1
     else:
         for j in range(begin, end):
-            line[j] += 1
+            out[i, np.uint64(j)] += 1
 
 
 @_jit
@@ -432,14 +450,13 @@ def paint_window(out, origin_row, origin_col, data, bits, rows, counts, left, ri
     """
     painted = 0
     width = out.shape[1]
-    none = stamp[:0].ravel()
     for p in range(len(bits)):
         first, last = max(left[p] - origin_col, 0), min(right[p] - origin_col, width)
+        start, step = bits[p] + first + origin_col - left[p], right[p] - left[p]
+        value, owner = values[p], owners[p]
         for k in range(counts[p]):
             i = rows[p] + k - origin_row
-            line = out[i]
-            stamps = stamp[i] if len(stamp) else none
-            bit = bits[p] + k * (right[p] - left[p]) + first + origin_col - left[p]
+            bit = start + k * step
             col = first
             while col < last:
                 word = _word(data, bit)
@@ -453,7 +470,7 @@ def paint_window(out, origin_row, origin_col, data, bits, rows, counts, left, ri
                     ones = _leading_zeros(~word)
                     begin = at + np.int64(zeros)
                     at = begin + np.int64(ones)
-                    _cover(line, begin, at, values[p], count, stamps, owners[p])
+                    _cover(out, i, begin, at, value, count, stamp, owner)
                     painted += np.int64(ones)
                     if ones == 64:
                         break
@@ -464,28 +481,30 @@ def paint_window(out, origin_row, origin_col, data, bits, rows, counts, left, ri
 
 
 @_jit
-def _cover_recorded(line, noted, begin, end, value, weight, chunk_cols, facts):
+def _cover_recorded(out, noted, i, begin, end, value, chunk_rows, chunk_cols, facts):
     """Cover a run, and keep each chunk's facts right: pixels that are not 0, checksum, pixels covered twice."""
+    weight, row, i = np.uint64(2 * (i % chunk_rows) + 1), np.uint64(i // chunk_rows), np.uint64(i)
     while begin < end:
         chunk = begin // chunk_cols
         stop = min(end, (chunk + 1) * chunk_cols)
-        fresh = True
+        col = np.uint64(chunk)
+        before = np.uint64(0)
         for j in range(begin, stop):
-            fresh &= line[j] == 0
-        if fresh:
-            facts[chunk, 0] += np.uint64(stop - begin)
-            facts[chunk, 1] += np.uint64(stop - begin) * np.uint64(value) * weight
+            before |= np.uint64(out[i, np.uint64(j)])
+        if before == 0:
+            facts[row, col, 0] += np.uint64(stop - begin)
+            facts[row, col, 1] += np.uint64(stop - begin) * np.uint64(value) * weight
         else:
             for j in range(begin, stop):
-                before = line[j]
+                before = np.uint64(out[i, np.uint64(j)])
                 if before == 0:
-                    facts[chunk, 0] += np.uint64(1)
-                elif before != value and not noted[j]:
-                    noted[j] = True
-                    facts[chunk, 2] += np.uint64(1)
-                facts[chunk, 1] += (np.uint64(value) - np.uint64(before)) * weight
+                    facts[row, col, 0] += np.uint64(1)
+                elif before != np.uint64(value) and not noted[i, np.uint64(j)]:
+                    noted[i, np.uint64(j)] = True
+                    facts[row, col, 2] += np.uint64(1)
+                facts[row, col, 1] += (np.uint64(value) - before) * weight
         for j in range(begin, stop):
-            line[j] = value
+            out[i, np.uint64(j)] = value
         begin = stop
 
 
@@ -511,11 +530,11 @@ def paint_recorded(
     width = out.shape[1]
     for p in range(len(bits)):
         first, last = max(left[p] - origin_col, 0), min(right[p] - origin_col, width)
+        start, step = bits[p] + first + origin_col - left[p], right[p] - left[p]
+        value = values[p]
         for k in range(counts[p]):
             i = rows[p] + k - origin_row
-            weight = np.uint64(2 * (i % chunk_rows) + 1)
-            line, marks, chunks = out[i], noted[i], facts[i // chunk_rows]
-            bit = bits[p] + k * (right[p] - left[p]) + first + origin_col - left[p]
+            bit = start + k * step
             col = first
             while col < last:
                 word = _word(data, bit)
@@ -528,7 +547,7 @@ def paint_recorded(
                     ones = _leading_zeros(~word)
                     begin = at + np.int64(zeros)
                     at = begin + np.int64(ones)
-                    _cover_recorded(line, marks, begin, at, values[p], weight, chunk_cols, chunks)
+                    _cover_recorded(out, noted, i, begin, at, value, chunk_rows, chunk_cols, facts)
                     if ones == 64:
                         break
                     word <<= ones
@@ -550,16 +569,14 @@ def paint_samples(out, rows, cols, data, bits, firsts, counts, left, right, valu
         As in `paint_window`; so is what is returned.
     """
     painted = 0
-    none = stamp[:0].ravel()
     for p in range(len(bits)):
         begin, end = np.searchsorted(cols, left[p]), np.searchsorted(cols, right[p])
         for i in range(firsts[p], firsts[p] + counts[p]):
             start = bits[p] + (rows[i] - rows[firsts[p]]) * (right[p] - left[p]) - left[p]
-            stamps = stamp[i] if len(stamp) else none
             for j in range(begin, end):
                 bit = start + cols[j]
                 if data[bit >> 3] & (128 >> (bit & 7)):
-                    _cover(out[i], j, j + 1, values[p], count, stamps, owners[p])
+                    _cover(out, i, j, j + 1, values[p], count, stamp, owners[p])
                     painted += 1
     return painted
 
@@ -571,14 +588,12 @@ def paint_points(out, rows, cols, data, bits, firsts, counts, left, right, value
     ``rows`` ascends; ``firsts`` and ``counts`` are the points whose rows each piece covers, as in `paint_samples`.
     """
     painted = 0
-    none = stamp[:0].ravel()
     for p in range(len(bits)):
         for i in range(firsts[p], firsts[p] + counts[p]):
             if left[p] <= cols[i] < right[p]:
                 bit = bits[p] + (rows[i] - rows[firsts[p]]) * (right[p] - left[p]) + cols[i] - left[p]
                 if data[bit >> 3] & (128 >> (bit & 7)):
-                    stamps = stamp[i] if len(stamp) else none
-                    _cover(out[i], 0, 1, values[p], count, stamps, owners[p])
+                    _cover(out, i, 0, 1, values[p], count, stamp, owners[p])
                     painted += 1
     return painted
 
@@ -599,13 +614,11 @@ def paint_blocks(
         Blocks painted, each as often as a run of an entry met it.
     """
     painted = 0
-    none = stamp[:0].ravel()
     for p in range(len(bits)):
         first = max(left[p], origin_col * stride)
         last = min(right[p], (origin_col + out.shape[1]) * stride, image_cols)
         for k in range(counts[p]):
             i = (rows[p] + k) // stride - origin_row
-            stamps = stamp[i] if len(stamp) else none
             bit = bits[p] + k * (right[p] - left[p]) + first - left[p]
             col = first
             while col < last:
@@ -620,7 +633,7 @@ def paint_blocks(
                     begin = at + np.int64(zeros)
                     at = begin + np.int64(ones)
                     low, high = begin // stride - origin_col, (at - 1) // stride - origin_col + 1
-                    _cover(out[i], low, high, values[p], count, stamps, owners[p])
+                    _cover(out, i, low, high, values[p], count, stamp, owners[p])
                     painted += high - low
                     if ones == 64:
                         break

@@ -6,6 +6,7 @@ import warnings
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -396,11 +397,14 @@ class IIDReader(Mapping[int, Entry]):
 
     def remember(self, what: Any, make: Callable[[], Any]) -> Any:
         """Return ``make()``, or what it returned when it was last asked for under this name; a few are kept."""
-        if what not in self._memory:
-            self._memory[what] = make()
-            while len(self._memory) > 16:
+        if what in self._memory:
+            return self._memory[what]
+        made = make()
+        self._memory[what] = made
+        while len(self._memory) > 16:
+            with suppress(KeyError):  # another thread was faster
                 self._memory.popitem(last=False)
-        return self._memory[what]
+        return made
 
     # --- bytes
 
