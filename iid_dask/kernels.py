@@ -20,6 +20,11 @@ def _jit(function: Callable[..., Any]) -> Any:
         return njit(nogil=True)(function)
 
 
+def _inlined(function: Callable[..., Any]) -> Any:
+    """For the innermost loops: a call costs more than the few pixels of a run."""
+    return njit(nogil=True, inline="always")(function)
+
+
 @intrinsic
 def _leading_zeros(typing_context: Any, value: Any) -> Any:
     """Zeros above the highest set bit of a uint64; 64 for 0."""
@@ -55,6 +60,43 @@ def _load_word(typing_context: Any, data: Any, at: Any) -> Any:
         return builder.bswap(word)
 
     return types.uint64(data, types.int64), generate
+
+
+# --- read: many ranges of one file -------------------------------------------------------------------------------
+
+
+@intrinsic
+def _address(typing_context: Any, data: Any, at: Any) -> Any:
+    """Where an element of a uint8 array lies in memory."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        return builder.gep(array.data, [arguments[1]])
+
+    return types.CPointer(types.uint8)(data, types.int64), generate
+
+
+_pread = types.ExternalFunction("pread", types.intp(types.int32, types.CPointer(types.uint8), types.uintp, types.int64))
+
+
+@_jit
+def read_ranges(descriptor, offsets, lengths, out):
+    """Read ranges of a file, one after another, into a uint8 array by the system's ``pread``.
+
+    One call for a window's thousand small reads: from Python each would give up the interpreter's lock and wait to
+    have it back.
+
+    Returns
+    -------
+    int
+        Ranges read whole before the first that was not; len(offsets) if all were.
+    """
+    at = 0
+    for i in range(len(offsets)):
+        if _pread(descriptor, _address(out, at), lengths[i], offsets[i]) != lengths[i]:
+            return i
+        at += lengths[i]
+    return len(offsets)
 
 
 # --- scan: segments section -> columns -------------------------------------------------------------------------
@@ -398,7 +440,7 @@ def find(order, stop, boxes, zone, zones, min_row, min_col, max_row, max_col, ou
 # the pixels. Unsigned indices need no test for "from the end".
 
 
-@_jit
+@_inlined
 def _word(data, bit):
     """The 64 bits from bit ``bit`` on, as a uint64."""
     byte = bit >> 3
@@ -409,7 +451,7 @@ def _word(data, bit):
     return word
 
 
-@_jit
+@_inlined
 def _cover(out, i, begin, end, value, count, stamp, owner):
     i = np.uint64(i)
     if not count:
@@ -470,7 +512,11 @@ def paint_window(out, origin_row, origin_col, data, bits, rows, counts, left, ri
                     ones = _leading_zeros(~word)
                     begin = at + np.int64(zeros)
                     at = begin + np.int64(ones)
-                    _cover(out, i, begin, at, value, count, stamp, owner)
+                    if count:
+                        _cover(out, i, begin, at, value, count, stamp, owner)
+                    else:
+                        for j in range(begin, at):
+                            out[np.uint64(i), np.uint64(j)] = value
                     painted += np.int64(ones)
                     if ones == 64:
                         break
@@ -480,42 +526,54 @@ def paint_window(out, origin_row, origin_col, data, bits, rows, counts, left, ri
     return painted
 
 
-@_jit
-def _cover_recorded(out, noted, i, begin, end, value, chunk_rows, chunk_cols, facts):
-    """Cover a run, and keep each chunk's facts right: pixels that are not 0, checksum, pixels covered twice."""
-    weight, row, i = np.uint64(2 * (i % chunk_rows) + 1), np.uint64(i // chunk_rows), np.uint64(i)
-    while begin < end:
-        chunk = begin // chunk_cols
-        stop = min(end, (chunk + 1) * chunk_cols)
-        col = np.uint64(chunk)
-        before = np.uint64(0)
-        for j in range(begin, stop):
-            before |= np.uint64(out[i, np.uint64(j)])
-        if before == 0:
-            facts[row, col, 0] += np.uint64(stop - begin)
-            facts[row, col, 1] += np.uint64(stop - begin) * np.uint64(value) * weight
-        else:
-            for j in range(begin, stop):
-                before = np.uint64(out[i, np.uint64(j)])
-                if before == 0:
-                    facts[row, col, 0] += np.uint64(1)
-                elif before != np.uint64(value) and not noted[i, np.uint64(j)]:
-                    noted[i, np.uint64(j)] = True
-                    facts[row, col, 2] += np.uint64(1)
-                facts[row, col, 1] += (np.uint64(value) - before) * weight
-        for j in range(begin, stop):
-            out[i, np.uint64(j)] = value
-        begin = stop
+@_inlined
+def _cover_recorded(out, noted, i, begin, end, value):
+    """Cover a run; return pixels that were 0, the sum of what they gained, and those that another entry had too."""
+    i = np.uint64(i)
+    before = np.uint64(0)
+    for j in range(begin, end):
+        before |= np.uint64(out[i, np.uint64(j)])
+    fresh, gained, twice = np.uint64(end - begin), np.uint64(end - begin) * np.uint64(value), np.uint64(0)
+    if before:
+        fresh, gained = np.uint64(0), np.uint64(0)
+        for j in range(begin, end):
+            before = np.uint64(out[i, np.uint64(j)])
+            if before == 0:
+                fresh += np.uint64(1)
+            elif before != np.uint64(value) and not noted[i, np.uint64(j)]:
+                noted[i, np.uint64(j)] = True
+                twice += np.uint64(1)
+            gained += np.uint64(value) - before
+    for j in range(begin, end):
+        out[i, np.uint64(j)] = value
+    return fresh, gained, twice
 
 
 @_jit
 def paint_recorded(
-    out, origin_row, origin_col, chunk_rows, chunk_cols, facts, noted, data, bits, rows, counts, left, right, values
+    out,
+    origin_row,
+    origin_col,
+    clear,
+    chunk_rows,
+    chunk_cols,
+    facts,
+    noted,
+    data,
+    bits,
+    rows,
+    counts,
+    left,
+    right,
+    values,
 ):
     """Paint as `paint_window` does, and record what `chunk_facts` would find, at the cost of the runs alone.
 
     Parameters
     ----------
+    clear : int
+        Rows of ``out`` to set to 0 at once, just before the first of them is painted, while they are in a cache; 0
+        if ``out`` holds zeros already, or what is to be painted over.
     chunk_rows, chunk_cols : int
         Of a chunk; ``out`` begins with one.
     facts : uint64 array, shape (chunk rows, chunk columns, 3)
@@ -527,13 +585,23 @@ def paint_recorded(
     out, origin_row, origin_col, data, bits, rows, counts, left, right
         As in `paint_window`.
     """
-    width = out.shape[1]
+    height, width = out.shape
+    cleared = 0 if clear else height
     for p in range(len(bits)):
         first, last = max(left[p] - origin_col, 0), min(right[p] - origin_col, width)
         start, step = bits[p] + first + origin_col - left[p], right[p] - left[p]
         value = values[p]
+        while cleared < rows[p] + counts[p] - origin_row:
+            for i in range(cleared, min(cleared + clear, height)):
+                out[i, :] = 0
+            cleared += clear
+        first_chunk = max(first, 0) // chunk_cols
         for k in range(counts[p]):
             i = rows[p] + k - origin_row
+            row = np.uint64(i // chunk_rows)
+            weight = np.uint64(2 * (i - np.int64(row) * chunk_rows) + 1)
+            chunk, edge = first_chunk, (first_chunk + 1) * chunk_cols
+            fresh, gained, twice = np.uint64(0), np.uint64(0), np.uint64(0)
             bit = start + k * step
             col = first
             while col < last:
@@ -547,12 +615,31 @@ def paint_recorded(
                     ones = _leading_zeros(~word)
                     begin = at + np.int64(zeros)
                     at = begin + np.int64(ones)
-                    _cover_recorded(out, noted, i, begin, at, value, chunk_rows, chunk_cols, facts)
+                    while begin < at:
+                        while begin >= edge:
+                            facts[row, np.uint64(chunk), 0] += fresh
+                            facts[row, np.uint64(chunk), 1] += gained * weight
+                            facts[row, np.uint64(chunk), 2] += twice
+                            fresh, gained, twice = np.uint64(0), np.uint64(0), np.uint64(0)
+                            chunk += 1
+                            edge += chunk_cols
+                        stop = min(at, edge)
+                        a, b, c = _cover_recorded(out, noted, i, begin, stop, value)
+                        fresh += a
+                        gained += b
+                        twice += c
+                        begin = stop
                     if ones == 64:
                         break
                     word <<= ones
                 col += 64
                 bit += 64
+            if first < last:
+                facts[row, np.uint64(chunk), 0] += fresh
+                facts[row, np.uint64(chunk), 1] += gained * weight
+                facts[row, np.uint64(chunk), 2] += twice
+    for i in range(cleared, height):
+        out[i, :] = 0
 
 
 @_jit

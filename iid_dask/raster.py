@@ -391,8 +391,6 @@ def paint(
     values: np.ndarray | None = None,
     keep: np.ndarray | None = None,
     count: bool = False,
-    facts: np.ndarray | None = None,
-    chunk: tuple[int, int] = (1, 1),
 ) -> int:
     """Paint a view's entries into ``out``, which starts as zeros.
 
@@ -408,11 +406,6 @@ def paint(
         Instead of the view's selection.
     count
         Add 1 for every entry that covers a pixel, instead of painting values.
-    facts : uint64 array, shape (chunk rows, chunk columns, 3), optional
-        For a `Window` whose pixels are painted one to one: filled in with each chunk's pixels that are not 0,
-        checksum and pixels that more than one entry covers; ``values`` must then be different for all entries.
-    chunk : (rows, columns)
-        Of a chunk of ``facts``.
 
     Returns
     -------
@@ -420,66 +413,102 @@ def paint(
         Pixels painted, those painted twice counted twice: where it is the number of pixels that are not 0,
         no entries overlap.
     """
-    reader = view.reader
-    say_once_if_cut(view)
-    regions = touching(reader, _image_box(view, target))
-    keys = reader.columns.region_keys(regions)
-    keep = view.keep if keep is None else keep
-    if keep is not None:
-        regions, keys = regions[keep[keys]], keys[keep[keys]]
-    if not len(regions):
-        return 0
-    order = _paint_order(view, regions, keys)
-    regions, keys = regions[order], keys[order]
+    regions, keys = _in_paint_order(view, target, view.keep if keep is None else keep)
     blocks = isinstance(target, Window) and view.reduce == "any" and view.stride > 1
     twice = count and (blocks or len(np.unique(keys)) < len(keys))
     stamp = np.zeros(out.shape if twice else (0, 0), np.uint32)
     painted_values = np.ones(len(keys), out.dtype) if values is None else values[keys]
-    pieces = _plan_pieces(view, target, regions, keys)
-    noted = np.zeros((0, 0) if facts is None else out.shape, bool)
     painted = 0
-    for some in _batches(pieces.offsets, pieces.lengths, reader.gap):
-        data, places = reader.read_bits(pieces.offsets[some], pieces.lengths[some])
-        hits = pieces.hits[some]
-        whole = pieces.whole[some]
-        reader.verify_segments(keys[hits][whole], regions[hits][whole], data, places[whole])
-        shared = (
-            data,
-            places * 8 + pieces.bits_before[some],
-            pieces.firsts[some],
-            pieces.counts[some],
-            pieces.left[some],
-            pieces.right[some],
-            painted_values[hits],
-            count,
-            stamp,
-            keys[hits] + np.uint32(1),
-        )
+    for hits, bits in _read_pieces(view, target, regions, keys):
+        colours = painted_values[hits], count, stamp, keys[hits] + np.uint32(1)
         if isinstance(target, Samples):
-            painted += kernels.paint_samples(out, target.rows, target.cols, *shared)
+            painted += kernels.paint_samples(out, target.rows, target.cols, *bits, *colours)
         elif isinstance(target, Points):
-            painted += kernels.paint_points(out, target.rows, target.cols, *shared)
+            painted += kernels.paint_points(out, target.rows, target.cols, *bits, *colours)
         elif blocks:
             corner = target.box.min_row, target.box.min_col
-            painted += kernels.paint_blocks(out, *corner, view.stride, view.shape[1], *shared)
+            painted += kernels.paint_blocks(out, *corner, view.stride, view.shape[1], *bits, *colours)
         else:
-            spans = _by_band(shared, out)
+            cut, bits = _by_band(bits, out)
             corner = target.box.min_row, target.box.min_col
-            if facts is None:
-                painted += kernels.paint_window(out, *corner, *spans)
-            else:
-                kernels.paint_recorded(out, *corner, *chunk, facts, noted, *spans[:7])
+            painted += kernels.paint_window(
+                out, *corner, *bits, colours[0][cut], count, stamp, keys[hits][cut] + np.uint32(1)
+            )
     return painted
 
 
-def _by_band(pieces: tuple[Any, ...], out: np.ndarray) -> tuple[Any, ...]:
-    """Cut pieces at the borders of bands of rows that fit a cache, and sort them by band.
+def paint_recorded(view: View, window: Window, out: np.ndarray, chunk: tuple[int, int]) -> np.ndarray:
+    """Write a window's labels, key + 1, and return what they are chunk by chunk, at little more than the painting.
+
+    Parameters
+    ----------
+    view
+        At full resolution, with its own labels.
+    window
+    out : uint32 array, shape ``window.shape``
+        Overwritten, whatever it held.
+    chunk : (rows, columns)
+        Of a chunk; the window begins with one.
+
+    Returns
+    -------
+    uint64 array, shape (chunk rows, chunk columns, 3)
+        Pixels that are not 0, checksum (see `kernels.chunk_facts`), pixels that more than one entry covers.
+    """
+    grid = (-(-size // step) for size, step in zip(out.shape, chunk, strict=True))
+    facts = np.zeros((*grid, 3), np.uint64)
+    noted = np.zeros(out.shape, bool)
+    regions, keys = _in_paint_order(view, window, view.keep)
+    values = label_values(view)[keys]
+    corner = window.box.min_row, window.box.min_col
+    clear = _band_rows(out)
+    for hits, bits in _read_pieces(view, window, regions, keys):
+        cut, bits = _by_band(bits, out)
+        kernels.paint_recorded(out, *corner, clear, *chunk, facts, noted, *bits, values[hits][cut])
+        clear = 0
+    if clear:
+        out.fill(0)
+    return facts
+
+
+def _in_paint_order(view: View, target: Target, keep: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the regions that a target needs and their keys, so that who comes last wins."""
+    say_once_if_cut(view)
+    regions = touching(view.reader, _image_box(view, target))
+    keys = view.reader.columns.region_keys(regions)
+    if keep is not None:
+        regions, keys = regions[keep[keys]], keys[keep[keys]]
+    order = _paint_order(view, regions, keys)
+    return regions[order], keys[order]
+
+
+def _read_pieces(
+    view: View, target: Target, regions: np.ndarray, keys: np.ndarray
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+    """Read regions' bits, at most about `BATCH` bytes at once; yield whose they are and what the kernels want."""
+    reader = view.reader
+    pieces = _plan_pieces(view, target, regions, keys)
+    for some in _batches(pieces.offsets, pieces.lengths, reader.gap):
+        data, places = reader.read_bits(pieces.offsets[some], pieces.lengths[some])
+        hits, whole = pieces.hits[some], pieces.whole[some]
+        reader.verify_segments(keys[hits][whole], regions[hits][whole], data, places[whole])
+        bits = places * 8 + pieces.bits_before[some]
+        yield hits, (data, bits, pieces.firsts[some], pieces.counts[some], pieces.left[some], pieces.right[some])
+
+
+def _band_rows(out: np.ndarray) -> int:
+    """Rows of a band that fits a cache."""
+    return max(8, BAND_BYTES // max(1, out.strides[0]))
+
+
+def _by_band(pieces: tuple[np.ndarray, ...], out: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Cut pieces at the borders of bands of rows that fit a cache, and sort them by band; return also which is which.
 
     Entries come in the order of their keys, so two neighbours in it may lie anywhere: painted so, every row of
     a mask is a miss of cache and of address translation. Within a band the painting order stays.
     """
-    data, bits, firsts, counts, left, right, values, count, stamp, owners = pieces
-    band = max(8, BAND_BYTES // max(1, out.strides[0]))
+    data, bits, firsts, counts, left, right = pieces
+    band = _band_rows(out)
     number = (firsts + counts - 1) // band - firsts // band + 1
     cut = np.repeat(np.arange(len(firsts)), number)
     nth = np.arange(len(cut)) - np.repeat(np.cumsum(number) - number, number)
@@ -489,8 +518,7 @@ def _by_band(pieces: tuple[Any, ...], out: np.ndarray) -> tuple[Any, ...]:
     bits = bits[cut] + (begins - firsts[cut]) * (right - left)[cut]
     order = np.argsort(bands, kind="stable")
     cut = cut[order]
-    spans = (bits[order], begins[order], (stops - begins)[order], left[cut], right[cut])
-    return (data, *spans, values[cut], count, stamp, owners[cut])
+    return cut, (data, bits[order], begins[order], (stops - begins)[order], left[cut], right[cut])
 
 
 def label_values(view: View) -> np.ndarray:

@@ -270,15 +270,19 @@ def segment_defects() -> Iterator[tuple[str, str, bytes]]:
     yield "segment-area-of-empty", "segment 2 has no regions and says 1", patch(STARTS[2] + 12, u4(1))
     for name, length in (("0", 0), ("1", 1), ("11", 11), ("12", 12), ("plus-1", 14), ("max", LAST)):
         yield f"region-length-{name}", f"region of 13 bytes says {length}", patch(STARTS[0] + 16, u4(length))
-    yield "region-length-minus-1", "region of 14 bytes says 13", first(
-        (0, 0, 3, 3), 9, u4(13) + u2(0, 0, 3, 3) + b"\xff\x80"
+    yield (
+        "region-length-minus-1",
+        "region of 14 bytes says 13",
+        first((0, 0, 3, 3), 9, u4(13) + u2(0, 0, 3, 3) + b"\xff\x80"),
     )
     yield "region-length-of-rest", "region of 13 bytes says 26, all that is left", patch(STARTS[1] + 16, u4(26))
     yield "region-cut", "11 bytes behind the last region", first(box, 4, region(box, b"\xcc"), bytes(11))
     yield "region-box-empty", "region without rows", first(box, 0, region((1, 1, 1, 2), b""))
     yield "region-box-inverted", "region with min_col > max_col", patch(STARTS[0] + 22, u2(4))
-    yield "region-box-huge", "region of 65,535 by 65,535 pixels in one byte", first(
-        (0, 0, 65535, 65535), 4, region((0, 0, 65535, 65535), b"\xcc")
+    yield (
+        "region-box-huge",
+        "region of 65,535 by 65,535 pixels in one byte",
+        first((0, 0, 65535, 65535), 4, region((0, 0, 65535, 65535), b"\xcc")),
     )
     yield "region-outside", "region that leaves its segment's box by a row", patch(STARTS[0] + 8, u2(1))
     yield "region-outside-left", "region that begins left of its segment's box", patch(STARTS[1] + 6, u2(5))
@@ -288,16 +292,20 @@ def segment_defects() -> Iterator[tuple[str, str, bytes]]:
 
 
 def index_defects() -> Iterator[tuple[str, str, bytes]]:
-    yield "index-crc-segment", "a pixel of segment 1 moved, its checksum did not", patch(
-        STARTS[1] + 41, b"\xf0", INDEXED
+    yield (
+        "index-crc-segment",
+        "a pixel of segment 1 moved, its checksum did not",
+        patch(STARTS[1] + 41, b"\xf0", INDEXED),
     )
     yield "index-crc-iids", "a letter of a name changed, the checksum did not", patch(IIDS + 12, b"k", INDEXED)
     yield "index-crc-meta", "a digit of the metadata changed, the checksum did not", patch(GROUPS - 3, b"9", INDEXED)
     yield "index-crc-groups", "a key of a group changed, the checksum did not", patch(SEGMENTS - 4, u4(1), INDEXED)
     yield "index-area-lie", "index with sound checksums and another area", indexed(rows=patch(8, u4(6), ROWS))
     yield "index-box-lie", "index with sound checksums and another segment box", indexed(rows=patch(4, u2(9), ROWS))
-    yield "index-region-lie", "index with sound checksums and a region turned on its side", indexed(
-        rows=patch(84, u2(3, 2), patch(4, u2(3), ROWS))
+    yield (
+        "index-region-lie",
+        "index with sound checksums and a region turned on its side",
+        indexed(rows=patch(84, u2(3, 2), patch(4, u2(3), ROWS))),
     )
 
 

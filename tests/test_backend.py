@@ -449,9 +449,11 @@ def test_targets(tmp_path, monkeypatch, wanted):
             assert np.array_equal(ds.chunk({"y": 50}).label.values, wanted), target
             again = pickle.loads(pickle.dumps(ds.label.variable))
             assert np.array_equal(again.values, wanted), target
-    with open(path, "rb") as file, fsspec.open("memory://folder/edge.iid") as remote, memory.open(
-        "/folder/edge.iid"
-    ) as third:
+    with (
+        open(path, "rb") as file,
+        fsspec.open("memory://folder/edge.iid") as remote,
+        memory.open("/folder/edge.iid") as third,
+    ):
         for target in (file, remote, third):
             target.seek(5)
             with opened(target, chunks={}) as ds:

@@ -527,8 +527,10 @@ def test_errors_pickle() -> None:
     with pytest.raises(iid_dask.IIDFormatError) as caught:
         iid_dask.open(b"short")
     again = pickle.loads(pickle.dumps(caught.value))
-    assert str(again) == str(caught.value) == (
-        "<bytes>: file, byte 0: found 5 bytes, expected at least the 48 bytes of a header"
+    assert (
+        str(again)
+        == str(caught.value)
+        == ("<bytes>: file, byte 0: found 5 bytes, expected at least the 48 bytes of a header")
     )
 
 

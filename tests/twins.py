@@ -197,7 +197,7 @@ def random_file(path, seed, *, entries=12, image=True, numbers=False, index=None
                 continue
             box = random_box(rng, height, width)
             groups = [name for name in names if rng.random() < 0.4]
-            address = str(2**rng.integers(30, 60) + key).encode() if numbers else random_name(rng)
+            address = str(2 ** rng.integers(30, 60) + key).encode() if numbers else random_name(rng)
             mask = random_mask(rng, *box.shape)
             if box.height > 2 and box.width > 2 and rng.random() < 0.15:
                 # Two regions that share pixels: legal bytes, though no writer of ours makes them.

@@ -147,7 +147,7 @@ def check_zarr(
         dims = array.metadata.dimension_names
         unit = zip(array.shards or array.chunks, dims, strict=True)
         size = tuple(near_tile(u) if dim in ("y", "x") else u for u, dim in unit)
-        layout = Layout(array.shape, array.chunks, array.shards, size, dims.index("y"))
+        layout = Layout(array.shape, array.chunks, array.shards, size)
         tasks += [compare(place, name, layout, tile) for tile in layout.tiles()]
     found = run(tasks, f"check {place.name}", progress=progress)
     return [IIDStoreError(f"{place.name}: {line}") for lines in found for line in lines]

@@ -9,9 +9,6 @@ from typing import Any
 TILE = 4096
 """Rows and columns of a tile, about: one task's work, 64 MiB of uint32."""
 
-BAND = 1024
-"""Rows of a tile that are made and written at once, about: 16 MiB of uint32 stay in a cache."""
-
 MANY_CHUNKS = 100_000
 """Chunks of an array from which on they are gathered into shards, to spare the file system."""
 
@@ -27,15 +24,12 @@ class Layout:
         Stored together; a whole number of chunks.
     tile : tuple of int
         Written by one task, and by it alone: a whole number of shards, or of chunks where there are none.
-    y : int
-        Dimension of the rows.
     """
 
     shape: tuple[int, ...]
     chunk: tuple[int, ...]
     shard: tuple[int, ...] | None
     tile: tuple[int, ...]
-    y: int = 0
 
     def __post_init__(self) -> None:
         unit = self.shard or self.chunk
@@ -62,14 +56,6 @@ class Layout:
     def tiles(self) -> Iterator[tuple[slice, ...]]:
         """Every tile's place in the array, row-major."""
         yield from _boxes(self.shape, self.tile)
-
-    def bands(self, tile: tuple[slice, ...]) -> Iterator[tuple[slice, ...]]:
-        """Cut a tile into bands of whole chunks, or shards, of about `BAND` rows, top to bottom."""
-        unit = (self.shard or self.chunk)[self.y]
-        step = max(1, BAND // unit) * unit
-        rows = tile[self.y]
-        for start in range(rows.start, rows.stop, step):
-            yield (*tile[: self.y], slice(start, min(start + step, rows.stop)), *tile[self.y + 1 :])
 
     def chunks_of(self, tile: Sequence[slice]) -> tuple[slice, ...]:
         """Chunks that a tile holds, in the grid of chunks."""
@@ -126,7 +112,7 @@ def plan_layout(dims: Sequence[str], shape: Sequence[int], chunks: Any, shards: 
         return tuple(other.get(dim, max(1, size) if dim == "rgb" else 1) for dim, size in sizes.items())
 
     shard = None if shard_pair is None else along(*shard_pair)
-    return Layout(tuple(shape), along(rows, cols), shard, along(*tile_pair), list(dims).index("y"))
+    return Layout(tuple(shape), along(rows, cols), shard, along(*tile_pair))
 
 
 def near_tile(unit: int) -> int:

@@ -49,13 +49,13 @@ class Rastered:
             block = self.array.block(positions)
             return block, chunk_facts(block, layout)
         ((_, _, target),) = targets(view, *positions)
-        out = _zeros(target.shape, view.label_dtype)
+        out = _used_memory(target.shape, view.label_dtype)
         if isinstance(target, Window) and view.stride == 1 and view.labels is None:
-            facts = np.zeros((*(-(-n // c) for n, c in zip(out.shape, layout.chunk, strict=True)), 3), np.uint64)
             rows, cols = layout.chunk
-            raster.paint(view, target, out, values=raster.label_values(view), facts=facts, chunk=(rows, cols))
+            facts = raster.paint_recorded(view, target, out, (rows, cols))
             facts[..., 0] += np.uint64(1)
             return out, facts
+        out.fill(0)
         painted = raster.paint(view, target, out, values=raster.label_values(view))
         facts = chunk_facts(out, layout)
         if painted > np.count_nonzero(out):
@@ -66,15 +66,13 @@ class Rastered:
 _buffers = threading.local()
 
 
-def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return zeros in memory that this thread used before: fresh memory costs as much as the painting."""
+def _used_memory(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return an array in memory that this thread used before: fresh memory costs as much as the painting."""
     nbytes = math.prod(shape) * dtype.itemsize
     buffer = getattr(_buffers, "data", None)
     if buffer is None or len(buffer) < nbytes:
         _buffers.data = buffer = np.empty(nbytes, np.uint8)
-    out = buffer[:nbytes].view(dtype).reshape(shape)
-    out.fill(0)
-    return out
+    return buffer[:nbytes].view(dtype).reshape(shape)
 
 
 def find_raster(variable: xr.Variable) -> Rastered | None:
@@ -125,20 +123,14 @@ class Job:
 
     def write(self, tile: tuple[slice, ...], block: np.ndarray | None = None) -> None:
         """Write one tile, then its record; doing it twice changes nothing."""
-        array = self.place.array(self.variable, sharded=self.layout.shard is not None)
-        parts = []
-        for part in self.layout.bands(tile):
-            if self.source is not None:
-                values, facts = self.source.read(part, self.layout)
-            else:
-                inside = (slice(p.start - t.start, p.stop - t.start) for p, t in zip(part, tile, strict=True))
-                values = np.asarray(block)[tuple(inside)]
-                facts = chunk_facts(values, self.layout)
-            if facts[..., 0].max(initial=1) > 1:
-                array[part] = values
-            parts.append(facts)
-        record = self.place.array(f"{RECORD}/{self.variable}", sharded=True)
-        record[self.layout.chunks_of(tile)] = np.concatenate(parts, axis=self.layout.y)
+        if self.source is not None:
+            values, facts = self.source.read(tile, self.layout)
+        else:
+            values = np.asarray(block)
+            facts = chunk_facts(values, self.layout)
+        if facts[..., 0].max(initial=1) > 1:
+            self.place.array(self.variable, sharded=self.layout.shard is not None)[tile] = values
+        self.place.array(f"{RECORD}/{self.variable}", sharded=True)[self.layout.chunks_of(tile)] = facts
 
 
 # --- writing ----------------------------------------------------------------------------------------------------

@@ -397,10 +397,10 @@ class IIDReader(Mapping[int, Entry]):
 
     def remember(self, what: Any, make: Callable[[], Any]) -> Any:
         """Return ``make()``, or what it returned when it was last asked for under this name; a few are kept."""
-        if what in self._memory:
-            return self._memory[what]
-        made = make()
-        self._memory[what] = made
+        kept = self._memory.get(what, self)
+        if kept is not self:
+            return kept
+        made = self._memory[what] = make()
         while len(self._memory) > 16:
             with suppress(KeyError):  # another thread was faster
                 self._memory.popitem(last=False)

@@ -20,6 +20,9 @@ LOCAL_GAP = 4096
 REMOTE_GAP = 256 * 1024
 """The same for a request to an object store: a few milliseconds at the bandwidth of one connection."""
 
+MANY_RANGES = 16
+"""Ranges from which on a local file is read by a compiled loop."""
+
 MAX_RANGE = 8 * 2**20
 """Largest coalesced range in bytes, so that requests can run beside one another."""
 
@@ -146,15 +149,17 @@ class LocalSource:
 
     def read_many(self, offsets: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
         descriptor = self._held()
+        done = 0
+        if len(offsets) >= MANY_RANGES and hasattr(os, "pread"):
+            from iid_dask import kernels  # numba: not for the few ranges of opening
+
+            done = kernels.read_ranges(descriptor.number, offsets, lengths, out)
+        # What was not read whole, for whatever reason, is read again here, where the reason is told.
         view = out.data
-        stops = np.cumsum(lengths)
-        spans = zip(offsets.tolist(), (stops - lengths).tolist(), stops.tolist(), strict=True)
-        preadv, number = getattr(os, "preadv", None), descriptor.number
-        for offset, start, stop in spans:
-            # One call does for nearly every range; what it leaves, and other systems, take the long way.
-            got = preadv(number, (view[start:stop],), offset) if preadv else 0
-            if got < stop - start:
-                self._read_into(descriptor, view[start + got : stop], offset + got)
+        at = int(lengths[:done].sum())
+        for offset, length in zip(offsets[done:].tolist(), lengths[done:].tolist(), strict=True):
+            self._read_into(descriptor, view[at : at + length], offset)
+            at += length
         self._check_unchanged(descriptor)
 
     def close(self) -> None:
