@@ -78,7 +78,7 @@ def info(file: str, pixels: bool, as_json: bool) -> None:
         height, width = reader.shape
         facts: dict[str, Any] = {
             "file": reader.name,
-            "bytes": reader._source.size,
+            "bytes": reader.source.size,
             "height": height,
             "width": width,
             "entries": len(reader),

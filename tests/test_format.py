@@ -317,7 +317,7 @@ def test_every_kind_of_source_gives_the_same(tmp_path: Path, remote: str, monkey
     path.write_bytes(by_hand.INDEXED)
     with iid_dask.open(path) as reader:
         wanted = everything(reader)
-        assert isinstance(reader._source, LocalSource)
+        assert isinstance(reader.source, LocalSource)
     data = by_hand.INDEXED
     monkeypatch.setenv("HOME", str(tmp_path))
     targets = [str(path), os.fsencode(path).decode(), f"file://{path}", "~/tiny.iid", remote, data, bytearray(data)]
@@ -328,14 +328,14 @@ def test_every_kind_of_source_gives_the_same(tmp_path: Path, remote: str, monkey
         file.seek(7)
         with iid_dask.open(file) as reader:
             assert everything(reader) == wanted
-            assert isinstance(reader._source, LocalSource)
+            assert isinstance(reader.source, LocalSource)
         assert file.tell() == 7
     with fsspec.open(remote) as file, iid_dask.open(file) as reader:
         assert everything(reader) == wanted
-        assert isinstance(reader._source, RemoteSource)
+        assert isinstance(reader.source, RemoteSource)
     with fsspec.open(str(path)) as file, iid_dask.open(file) as reader:
         assert everything(reader) == wanted
-        assert isinstance(reader._source, LocalSource)
+        assert isinstance(reader.source, LocalSource)
     options = {"simplecache": {"cache_storage": str(tmp_path)}}
     with iid_dask.open(f"simplecache::{remote}", storage_options=options) as reader:
         assert everything(reader) == wanted

@@ -159,7 +159,7 @@ def _names(group: Any) -> list[str]:
 
 def _compare(place: Place, name: str, layout: Layout, tile: tuple[slice, ...]) -> list[str]:
     array = place.array(name, sharded=layout.shard is not None)
-    record = place.array(f"{RECORD}/{name}", sharded=True)[layout.chunks_of(tile)]
+    record = place.array(f"{RECORD}/{name}", sharded=False)[layout.chunks_of(tile)]
     try:
         found = chunk_facts(np.asarray(array[tile]), layout)
     except Exception as error:  # every codec has its own; the tile is what matters

@@ -88,16 +88,17 @@ class Place:
 
 @contextmanager
 def fastest_pipeline(*, sharded: bool, local: bool) -> Iterator[None]:
-    """Configure zarr's codec pipeline by layout; what was measured is in ``benchmarks/README.md``.
+    """Configure zarr's codec pipeline by layout; the figures are in ``benchmarks/README.md``.
 
-    Without shards the Rust pipeline is four to six times as fast as zarr's own; with shards zarr's fused one
-    (3.3 and newer) is the fastest. The Rust pipeline reaches local folders only.
+    Without shards the Rust pipeline is the fastest, with shards zarr's fused one, which zarr has from 3.3 on. The Rust
+    pipeline reaches local folders only.
     """
     import zarr.core.codec_pipeline as pipelines
 
-    if not sharded and local:
+    fused = hasattr(pipelines, "FusedCodecPipeline")
+    if local and not (sharded and fused):
         path = "zarrs.ZarrsCodecPipeline"
-    elif hasattr(pipelines, "FusedCodecPipeline"):
+    elif fused:
         path = "zarr.core.codec_pipeline.FusedCodecPipeline"
     else:
         path = "zarr.core.codec_pipeline.BatchedCodecPipeline"

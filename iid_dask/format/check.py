@@ -78,12 +78,12 @@ def content_defects(reader: IIDReader) -> Iterator[IIDFormatError]:
         except IIDFormatError:
             yield from _name_defects(reader, some)
     base = int(reader.header["segments_offset"])
-    scan = scan_segments(reader._source, base, lut)
+    scan = scan_segments(reader.source, base, lut)
     yield from scan_defects(name, base, lut, scan)
     broken = scan.defects[:, 0] != 0
     # Not the reader's columns: without an index they come from the segments, and raise what is listed here.
     index = reader.index
-    told = None if index is None else read_index(reader._source, index, lut)
+    told = None if index is None else read_index(reader.source, index, lut)
     if index is not None and told is not None:
         yield from _index_defects(name, index, told, scan.columns, broken)
         yield from _section_crc_defects(reader, index)
@@ -95,7 +95,7 @@ def content_defects(reader: IIDReader) -> Iterator[IIDFormatError]:
 def _section_crc_defects(reader: IIDReader, index: Index) -> Iterator[IIDFormatError]:
     for section, wanted in index.section_crcs.items():
         offset = int(reader.header[f"{section}_offset"])
-        crc = zlib.crc32(reader._source.read(offset, int(reader.header[f"{section}_length"])))
+        crc = zlib.crc32(reader.source.read(offset, int(reader.header[f"{section}_length"])))
         if crc != wanted:
             yield crc_defect(reader.name, section, None, offset, crc, wanted)
 
@@ -137,7 +137,7 @@ def _pixel_defects(
 
     row = reader.lut[key]
     start = int(row["segment_offset"])
-    segment = reader._source.read(base + start, int(row["segment_length"]))
+    segment = reader.source.read(base + start, int(row["segment_length"]))
     data, crc = np.frombuffer(segment, np.uint8), zlib.crc32(segment)
     if crcs is not None and crc != crcs[key]:
         yield crc_defect(reader.name, "segments", key, base + start, crc, int(crcs[key]))

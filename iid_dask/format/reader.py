@@ -104,13 +104,13 @@ class Entry:
     @property
     def bbox(self) -> BBox:
         """The segment's box in image pixels; it may be loose."""
-        columns, row = self.reader._segment(self.key)
+        columns, row = self.reader.segment_columns(self.key)
         return BBox.of(columns.boxes[row].tolist())
 
     @property
     def area(self) -> int:
         """Pixels."""
-        columns, row = self.reader._segment(self.key)
+        columns, row = self.reader.segment_columns(self.key)
         return int(columns.areas[row])
 
     @property
@@ -128,7 +128,7 @@ class Entry:
             If an index tells that the segment's bytes are damaged (unless the file was opened with
             ``verify=False``).
         """
-        columns, row = self.reader._segment(self.key)
+        columns, row = self.reader.segment_columns(self.key)
         data = self.reader.segment_bytes(self.key)
         first, stop = int(columns.first_region[row]), int(columns.first_region[row + 1])
         boxes = columns.region_boxes[first:stop]
@@ -220,7 +220,7 @@ class IIDReader(Mapping[int, Entry]):
     """
 
     def __init__(self, source: Source, *, verify: bool = True, limits: Limits | None = None) -> None:
-        self._source = source
+        self.source = source
         self.name = source.name
         self.verify_checksums = verify
         self.limits = limits or Limits()
@@ -263,12 +263,12 @@ class IIDReader(Mapping[int, Entry]):
     def _read_tables(self, head: bytes) -> list[bytes]:
         """Return lut, meta, groups and the last bytes of the file with one round of requests."""
         spans = [(int(self.header[f"{s}_offset"]), int(self.header[f"{s}_length"])) for s in ("lut", "meta", "groups")]
-        tail = min(INDEX_TRAILER.itemsize, self._source.size)
-        spans.append((self._source.size - tail, tail))
+        tail = min(INDEX_TRAILER.itemsize, self.source.size)
+        spans.append((self.source.size - tail, tail))
         # A request for no bytes has no form in HTTP: servers answer it with an error.
         missing = [span for span in spans if span[1] and sum(span) > len(head)]
         offsets, lengths = (np.array([span[i] for span in missing], np.int64) for i in (0, 1))
-        data, places = gather(self._source, offsets, lengths)
+        data, places = gather(self.source, offsets, lengths)
         found = {
             span: data[place : place + span[1]].tobytes() for span, place in zip(missing, places.tolist(), strict=True)
         }
@@ -326,10 +326,10 @@ class IIDReader(Mapping[int, Entry]):
     def close(self) -> None:
         """Close the file; arrays opened from it open it again when they are computed."""
         _readers.drop(self)
-        self._source.close()
+        self.source.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        kind, arguments = self._source.__reduce__()[:2]
+        kind, arguments = self.source.__reduce__()[:2]
         return reopen, (kind, arguments, self.verify_checksums, self.limits)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
@@ -340,7 +340,7 @@ class IIDReader(Mapping[int, Entry]):
     @property
     def gap(self) -> int:
         """Bytes between two wanted ranges that are cheaper to read than to skip."""
-        return self._source.gap
+        return self.source.gap
 
     @cached_property
     def entry_keys(self) -> np.ndarray:
@@ -352,11 +352,11 @@ class IIDReader(Mapping[int, Entry]):
         """Boxes, areas and regions of all entries, indexed by key. Shared: do not change them."""
         columns = None
         if self.index is not None:
-            columns = read_index(self._source, self.index, self.lut)
+            columns = read_index(self.source, self.index, self.lut)
         if columns is None:
             self.index = None
             base = int(self.header["segments_offset"])
-            scan = scan_segments(self._source, base, self.lut)
+            scan = scan_segments(self.source, base, self.lut)
             raise_first(scan_defects(self.name, base, self.lut, scan))
             columns = scan.columns
         return columns
@@ -385,13 +385,13 @@ class IIDReader(Mapping[int, Entry]):
         around = union(self.columns.boxes[self.live])
         return around.max_row, around.max_col
 
-    def _segment(self, key: int) -> tuple[SegmentColumns, int]:
+    def segment_columns(self, key: int) -> tuple[SegmentColumns, int]:
         """Return columns that hold an entry, and its row there, without a pass over the others."""
         if self.index is not None or "columns" in self.__dict__:
             return self.columns, key
         base = int(self.header["segments_offset"])
         rows = self.lut[key : key + 1]
-        scan = scan_segments(self._source, base, rows)
+        scan = scan_segments(self.source, base, rows)
         raise_first(scan_defects(self.name, base, rows, scan))
         return scan.columns, 0
 
@@ -412,8 +412,8 @@ class IIDReader(Mapping[int, Entry]):
         """Return a segment as stored, checked against the index where there is one: crc32, boxes and area."""
         row = self.lut[key]
         base = int(self.header["segments_offset"]) + int(row["segment_offset"])
-        data = self._source.read(base, int(row["segment_length"]))
-        columns, at = self._segment(key)
+        data = self.source.read(base, int(row["segment_length"]))
+        columns, at = self.segment_columns(key)
         if columns.crcs is not None and self.verify_checksums and (crc := zlib.crc32(data)) != columns.crcs[at]:
             raise crc_defect(self.name, "segments", key, base, crc, int(columns.crcs[at]))
         if self.index is not None and self.verify_checksums and not _heads_agree(columns, key, data):
@@ -473,7 +473,7 @@ class IIDReader(Mapping[int, Entry]):
         places : int64 array, shape (n,)
             Where each range begins in ``data``.
         """
-        return gather(self._source, offsets + int(self.header["segments_offset"]), lengths, spare=16)
+        return gather(self.source, offsets + int(self.header["segments_offset"]), lengths, spare=16)
 
     def names(self, keys: Any = None) -> tuple[list[bytes], list[bytes]]:
         """Return domains and addresses.
@@ -513,12 +513,12 @@ class IIDReader(Mapping[int, Entry]):
         rows = self.lut[keys]
         base = int(self.header["iids_offset"])
         if whole and self.index is not None and self.verify_checksums:
-            section = self._source.read(base, int(self.header["iids_length"]))
+            section = self.source.read(base, int(self.header["iids_length"]))
             self._check_crc("iids", section)
             data, places = np.frombuffer(section, np.uint8), rows["iid_offset"].astype(np.int64)
         else:
             offsets = rows["iid_offset"].astype(np.int64) + base
-            data, places = gather(self._source, offsets, rows["iid_length"].astype(np.int64))
+            data, places = gather(self.source, offsets, rows["iid_length"].astype(np.int64))
         return self._find_names(rows, data, places)
 
     def _find_names(

@@ -183,8 +183,10 @@ class IIDWriter:
             if mask.shape != box.shape:
                 raise ValueError(f"entry {key}: mask of shape {mask.shape}, expected {box.shape} as box {tuple(box)}")
             regions = regions_of(mask, box)
-        planned = _plan_regions(key, domain, address, box, list(regions or ()))
-        names = _group_names(groups)
+        return self._append(_plan_regions(key, domain, address, box, list(regions or ())), groups)
+
+    def _append(self, planned: Planned, groups: Iterable[str]) -> int:
+        key, names = len(self._entries), _group_names(groups)
         self._entries.append(planned)
         for name in names:
             self._groups.setdefault(name, []).append(key)
@@ -200,26 +202,24 @@ class IIDWriter:
         groups
             Default: the groups it has there.
         """
+        domains, addresses = entry.reader.names([entry.key])
+        return self._add_stored(entry, domains[0], addresses[0], entry.groups if groups is None else groups)
+
+    def _add_stored(self, entry: Entry, domain: bytes, address: bytes, groups: Iterable[str]) -> int:
         reader, old = entry.reader, entry.key
-        columns, row = reader._segment(old)
+        columns, row = reader.segment_columns(old)
         first, stop = int(columns.first_region[row]), int(columns.first_region[row + 1])
-        domains, addresses = reader.names([old])
         head = SEGMENT_HEAD.itemsize
         planned = Planned(
-            domains[0],
-            addresses[0],
+            domain,
+            address,
             BBox.of(columns.boxes[row].tolist()),
             int(columns.areas[row]),
             columns.region_boxes[first:stop],
             int(reader.lut["segment_length"][old]) - head,
             lambda: reader.segment_bytes(old)[head:],
         )
-        key = len(self._entries)
-        names = _group_names(entry.groups if groups is None else groups)
-        self._entries.append(planned)
-        for name in names:
-            self._groups.setdefault(name, []).append(key)
-        return key
+        return self._append(planned, groups)
 
     def add_removed(self) -> int:
         """Add a removed entry, which keeps its key and appears in no table, and return the key."""
@@ -247,12 +247,13 @@ class IIDWriter:
     def copy(self, reader: IIDReader) -> None:
         """Add everything of an open file: entries, removed entries, groups."""
         offset = len(self._entries)
-        live = reader.live.tolist()
+        _ = reader.columns  # one pass for all, where there is no index
+        names = iter(zip(*reader.names(), strict=True))
         for name in reader.groups:
             self.add_group(name)
-        for key, alive in enumerate(live):
+        for key, alive in enumerate(reader.live.tolist()):
             if alive:
-                self.add_entry(Entry(reader, key), groups=())
+                self._add_stored(Entry(reader, key), *next(names), groups=())
             else:
                 self.add_removed()
         for name, keys in reader.groups.items():
@@ -533,7 +534,7 @@ def add_index(path: str | os.PathLike[str], out: str | os.PathLike[str] | None =
         defects = reader.check()
         if defects:
             raise defects[0]
-        source, header, lut = reader._source, reader.header, reader.lut
+        source, header, lut = reader.source, reader.header, reader.lut
         base = int(header["segments_offset"])
         crcs = {
             s: zlib.crc32(source.read(int(header[f"{s}_offset"]), int(header[f"{s}_length"])))
