@@ -200,10 +200,17 @@ class RemoteSource:
     def identity(self) -> tuple[Any, ...]:
         return ("remote", self.name, self.stamp, repr(sorted(self.storage_options.items())))
 
-    def _cat(self, starts: list[int], stops: list[int]) -> list[bytes]:
-        parts = self.fs.cat_ranges([self.path] * len(starts), starts, stops, on_error="raise")
+    def _check_unchanged(self, cause: Exception | None = None) -> None:
         if self._stamp_of(self.fs.info(self.path)) != self.stamp:
-            raise IIDChangedError(f"{self.name}: changed since opened; open it again")
+            raise IIDChangedError(f"{self.name}: changed since opened; open it again") from cause
+
+    def _cat(self, starts: list[int], stops: list[int]) -> list[bytes]:
+        try:
+            parts = self.fs.cat_ranges([self.path] * len(starts), starts, stops, on_error="raise")
+        except Exception as error:  # ranges that the new object does not have: every file system has its own error
+            self._check_unchanged(error)
+            raise
+        self._check_unchanged()
         for start, stop, part in zip(starts, stops, parts, strict=True):
             if len(part) != stop - start:
                 raise _short(self.name, start, stop - start, len(part))
