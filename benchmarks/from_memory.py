@@ -19,7 +19,7 @@ from benchmarks.rasterize import tiles
 from benchmarks.timing import Spent, Table, alternate, spent, total
 from iid_dask import raster
 from iid_dask.export.store import Place
-from iid_dask.raster import View
+from iid_dask.views import View
 
 CHUNK = 1024
 SHARD = 4096

@@ -12,8 +12,8 @@ import numpy as np
 import iid_dask
 from benchmarks import data
 from benchmarks.timing import Spent, Table, alternate, held, spent
-from iid_dask import BBox, raster
-from iid_dask.raster import Samples, View, Window
+from iid_dask import BBox, pieces, raster
+from iid_dask.views import Samples, View, Window, sampled
 
 TILE = 4096
 STRIDE = 64
@@ -42,7 +42,7 @@ def tiles_table(name: str, view: View, repeats: int) -> Table:
     windows = list(tiles(view.shape))
     blocks = View(view.reader, view.shape, stride=STRIDE, reduce="any")
     overview = View(view.reader, view.shape, stride=STRIDE)
-    picks = Samples(*(raster.sampled(overview, np.arange(n), axis) for axis, n in enumerate(overview.out_shape)))
+    picks = Samples(*(sampled(overview, np.arange(n), axis) for axis, n in enumerate(overview.out_shape)))
     tasks: dict[str, Callable[[], Spent]] = {
         "fill uint32": lambda: _each(windows, lambda window: np.full(window.shape, 1, np.uint32)),
         "label": lambda: _each(windows, lambda window: raster.label(view, window)),
@@ -121,7 +121,7 @@ def _polygons(view: View, window: Window) -> list[tuple[dict[str, Any], int]]:
     from affine import Affine
     from rasterio import features
 
-    regions = raster.touching(view.reader, window.box)
+    regions = pieces.touching(view.reader, window.box)
     found = []
     for key in np.unique(view.reader.columns.region_keys(regions)).tolist():
         for region in view.reader[key].regions:

@@ -17,7 +17,7 @@ import iid_dask
 from benchmarks import data
 from benchmarks.from_memory import CHUNK, SHARD, THREADS, floor, from_memory, layout_table, remove
 from benchmarks.timing import Spent, Table, alternate, held, spent
-from iid_dask.raster import View
+from iid_dask.views import View
 
 EXPORT = """
 import sys, time, warnings

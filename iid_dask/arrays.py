@@ -16,7 +16,8 @@ from xarray.core import indexing
 from iid_dask import raster
 from iid_dask.bbox import BBox
 from iid_dask.names import spans_to_text
-from iid_dask.raster import Points, Samples, View, Window
+from iid_dask.pieces import say_once_if_cut
+from iid_dask.views import Points, Samples, Target, View, Window, sampled
 
 TEXT = np.dtypes.StringDType()
 
@@ -195,14 +196,14 @@ class PixelArray(LazyArray):
                 inside: tuple[Any, ...] = (rows[some] - box.min_row, cols[some] - box.min_col)
             else:
                 some = some[np.argsort(rows[some], kind="stable")]
-                target = Points(raster.sampled(self.view, rows[some], 0), raster.sampled(self.view, cols[some], 1))
+                target = Points(sampled(self.view, rows[some], 0), sampled(self.view, cols[some], 1))
                 values = self._render(target, lead, rest)
                 inside = (np.arange(len(some)), np.zeros(len(some), np.int64))
             y = len(lead)
             out[some] = np.moveaxis(values, (y, y + 1), (0, 1))[inside]
         return out
 
-    def _render(self, target: raster.Target, lead: Sequence[np.ndarray], rest: Sequence[np.ndarray]) -> np.ndarray:
+    def _render(self, target: Target, lead: Sequence[np.ndarray], rest: Sequence[np.ndarray]) -> np.ndarray:
         if self.variable == "label":
             return raster.label(self.view, target)
         if self.variable == "mask":
@@ -241,7 +242,7 @@ def _spans(positions: np.ndarray, reach: int) -> list[tuple[slice, int, int]]:
     return spans
 
 
-def targets(view: View, rows: np.ndarray, cols: np.ndarray) -> Iterator[tuple[slice, slice, raster.Target]]:
+def targets(view: View, rows: np.ndarray, cols: np.ndarray) -> Iterator[tuple[slice, slice, Target]]:
     """Targets that together hold every pair of some ascending rows and columns, and their places in the array.
 
     A window of the view is one target. A `Window` may hold rows and columns between those asked for: many small
@@ -254,7 +255,7 @@ def targets(view: View, rows: np.ndarray, cols: np.ndarray) -> Iterator[tuple[sl
             for col_part, col, col_stop in col_spans:
                 yield row_part, col_part, Window(BBox(row, col, row_stop, col_stop))
         return
-    target = Samples(raster.sampled(view, rows, 0), raster.sampled(view, cols, 1))
+    target = Samples(sampled(view, rows, 0), sampled(view, cols, 1))
     yield slice(0, len(rows)), slice(0, len(cols)), target
 
 
@@ -306,7 +307,7 @@ class TableArray(LazyArray):
             names_of_groups = list(reader.groups)
             rows = [np.isin(wanted, reader.groups[names_of_groups[i]]) for i in positions[0].tolist()]
             return np.array(rows, bool).reshape(len(positions[0]), len(wanted))
-        raster.say_once_if_cut(self.view)
+        say_once_if_cut(self.view)
         if self.column == "area":
             return reader.columns.areas[wanted]
         return reader.columns.boxes[wanted, ("min_row", "min_col", "max_row", "max_col").index(self.column)]

@@ -11,12 +11,11 @@ import numpy as np
 import xarray as xr
 from xarray.core import indexing
 
-from iid_dask import raster
 from iid_dask.arrays import TEXT, LazyArray, PixelArray, TableArray
 from iid_dask.format.layout import Limits
 from iid_dask.format.reader import IIDReader, open_reader
 from iid_dask.layers import layer_numbers
-from iid_dask.raster import OVERLAPS, REDUCES, Selection, View
+from iid_dask.views import OVERLAPS, REDUCES, Overlap, Selection, View
 
 TILE = 4096
 """Preferred rows and columns of a chunk."""
@@ -119,7 +118,7 @@ def make_view(reader: IIDReader, options: Mapping[str, Any]) -> tuple[View, dict
         if not isinstance(shape, Iterable) or len(shape := list(shape)) != 2:
             raise ValueError(f"shape = {shape!r}: expected (rows, columns)")
         height, width = (_integer("shape", side, 0) for side in shape)
-    view = View(reader, (height, width), cast(raster.Overlap, overlap), stride, cast(Any, reduce), selection)
+    view = View(reader, (height, width), cast(Overlap, overlap), stride, cast(Any, reduce), selection)
     view.keys  # noqa: B018 - unknown keys and names are refused here, not in a task
     labels = make_labels(view, options.get("labels", "key"))
     view = View(reader, (height, width), view.overlap, stride, view.reduce, selection, labels)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from iid_dask import kernels
 from iid_dask.format.reader import IIDReader
-
-if TYPE_CHECKING:
-    from iid_dask.raster import View
+from iid_dask.pieces import row_order
+from iid_dask.views import View
 
 PAIRS = 2**16
 """Pairs of boxes looked at together."""
@@ -53,8 +51,6 @@ def _colour(view: View) -> np.ndarray:
 
 def _candidates(view: View) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Pairs of regions of two entries whose boxes meet, some at a time."""
-    from iid_dask.raster import row_order
-
     columns = view.reader.columns
     order = row_order(view.reader).order
     keys = columns.region_keys(np.arange(len(columns.region_bits)))

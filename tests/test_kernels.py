@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from twins import color_of, colors, random_reader, seeds
 
-from iid_dask import BBox, kernels, raster, regions_of
+from iid_dask import BBox, kernels, pieces, regions_of
 
 bounded = settings(deadline=None, max_examples=60)
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=20))
@@ -195,9 +195,9 @@ def test_find_meets_what_brute_force_meets(zone, seed):
     reader = random_reader(seed % 50, entries=30)
     boxes = reader.columns.region_boxes
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(raster, "ZONE", zone)
+        patch.setattr(pieces, "ZONE", zone)
         for _ in range(5):
             rows, cols = np.sort(rng.integers(0, 80, 2)), np.sort(rng.integers(0, 160, 2))
             box = BBox(rows[0], cols[0], rows[1] + 1, cols[1] + 1)
-            found = raster.touching(reader, box)
+            found = pieces.touching(reader, box)
             assert np.array_equal(found, brute_find(boxes.astype(int), box))

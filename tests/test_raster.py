@@ -25,9 +25,9 @@ from twins import (
 )
 
 import iid_dask
-from iid_dask import BBox, IIDWarning, IIDWriter, layers, raster
+from iid_dask import BBox, IIDWarning, IIDWriter, layers, pieces, raster
 from iid_dask.layers import layer_numbers
-from iid_dask.raster import Points, Samples, Selection, View, Window
+from iid_dask.views import Points, Samples, Selection, View, Window, sampled
 
 bounded = settings(deadline=None, max_examples=40)
 
@@ -69,7 +69,7 @@ def assembled(name, view, size):
             target = Window(box)
         else:
             rows, cols = np.arange(box.min_row, box.max_row), np.arange(box.min_col, box.max_col)
-            target = Samples(raster.sampled(view, rows, 0), raster.sampled(view, cols, 1))
+            target = Samples(sampled(view, rows, 0), sampled(view, cols, 1))
         rows, cols = box.slices
         out[(slice(None),) * len(lead) + (rows, cols)] = READ[name](view, target)
     return out
@@ -243,7 +243,7 @@ def test_batches_and_bands_of_any_size_give_the_same(seed, stride, reduce):
     data = random_bytes(seed)
     rng = np.random.default_rng(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(raster, "BATCH", int(rng.integers(1, 64)))
+        patch.setattr(pieces, "BATCH", int(rng.integers(1, 64)))
         patch.setattr(raster, "BAND_BYTES", int(rng.integers(1, 2000)))
         reader = iid_dask.open(data)
         options = {"stride": stride, "reduce": reduce, "overlap": "largest"}
@@ -341,7 +341,7 @@ def test_narrow_window_of_a_wide_mask_reads_little(wide):
 
 def test_memory_does_not_grow_with_a_mask(wide, monkeypatch):
     path, mask = wide
-    monkeypatch.setattr(raster, "BATCH", 2**20)
+    monkeypatch.setattr(pieces, "BATCH", 2**20)
     # Half of the rows close together and a long gap: the mean spacing says little about any piece.
     rows = np.concatenate([np.arange(0, 700), np.arange(1300, 2000)])
     cols = np.arange(0, 65_535, 60)
@@ -368,7 +368,7 @@ def test_small_masks_far_apart_do_not_bring_what_lies_between(tmp_path, monkeypa
         for n in range(500):
             writer.add(b"", b"", (n, 0, n + 1, 1), np.ones((1, 1)))
             writer.add(b"", b"", box, regions=[iid_dask.Region(box, noise)])
-    monkeypatch.setattr(raster, "BATCH", 2**17)
+    monkeypatch.setattr(pieces, "BATCH", 2**17)
     with iid_dask.open(path) as reader:
         view = view_of(reader, selection=Selection(keys=tuple(range(0, 1000, 2))))
         raster.mask(view, Window(BBox(0, 0, 500, 5)))

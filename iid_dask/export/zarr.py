@@ -29,7 +29,7 @@ from iid_dask.export.completion import VERSION, chunk_facts
 from iid_dask.export.layout import Layout, plan_layout
 from iid_dask.export.store import ATTRIBUTE, RECORD, Place, quiet
 from iid_dask.progress import run
-from iid_dask.raster import Window
+from iid_dask.views import Window
 
 # --- what is written --------------------------------------------------------------------------------------------
 

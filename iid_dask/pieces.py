@@ -1,0 +1,224 @@
+"""What of a file a target needs: which regions, in which order, and which bytes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from iid_dask import kernels
+from iid_dask.bbox import BBox
+from iid_dask.errors import IIDWarning
+from iid_dask.format.reader import IIDReader
+from iid_dask.views import Target, View, Window
+
+ZONE = 1024
+"""Regions that the search for a window's regions may skip at once."""
+
+BATCH = 8 * 2**20
+"""Bytes of mask bits held at once: memory does not depend on how large or how many the masks are."""
+
+WHOLE = 4096
+"""Bytes of a segment up to which it is read whole where the index has its checksum: damage is then an error, at the
+cost of a fraction of the painting; larger segments are read in part, so only `IIDReader.check` sees all of them."""
+
+
+# --- which regions ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """Regions by their first row, with the extent of each run of `ZONE` of them."""
+
+    order: np.ndarray
+    first_rows: np.ndarray
+    zones: np.ndarray
+
+
+def row_order(reader: IIDReader) -> RowOrder:
+    """Sort a file's regions for `touching`; made once a reader."""
+
+    def make() -> RowOrder:
+        boxes = reader.columns.region_boxes
+        order = np.argsort(boxes[:, 0], kind="stable").astype(np.uint32)
+        starts = np.arange(0, len(order), ZONE)
+        zones = np.zeros((len(starts), 3), np.uint16)
+        for column, (side, reach) in enumerate(((2, np.maximum), (1, np.minimum), (3, np.maximum))):
+            if len(order):
+                zones[:, column] = reach.reduceat(boxes[order, side], starts)
+        return RowOrder(order, boxes[order, 0], zones)
+
+    return reader.remember("row order", make)
+
+
+def touching(reader: IIDReader, box: BBox) -> np.ndarray:
+    """Return the regions whose boxes meet ``box``, ascending, that is by ascending key; int64."""
+    rows = row_order(reader)
+    boxes = reader.columns.region_boxes
+    stop = int(np.searchsorted(rows.first_rows, max(box.max_row, 0), side="left"))
+    around = (box.min_row, box.min_col, box.max_row, box.max_col)
+    found = np.empty(0, np.uint32)
+    count = kernels.find(rows.order, stop, boxes, ZONE, rows.zones, *around, found)
+    if count:
+        found = np.empty(count, np.uint32)
+        kernels.find(rows.order, stop, boxes, ZONE, rows.zones, *around, found)
+    return np.sort(found).astype(np.int64)
+
+
+def _paint_order(view: View, regions: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Positions in ``regions`` so that who comes last wins."""
+    if view.overlap == "first":
+        return np.arange(len(regions))[::-1]
+    if view.overlap in ("smallest", "largest"):
+        areas = view.reader.columns.areas[keys].astype(np.int64)
+        return np.lexsort((keys, areas if view.overlap == "largest" else -areas))
+    return np.arange(len(regions))
+
+
+# --- which bytes ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Rows of regions, in painting order; see the kernels."""
+
+    hits: np.ndarray
+    firsts: np.ndarray
+    counts: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    bits_before: np.ndarray
+    whole: np.ndarray
+
+
+def _plan_pieces(view: View, target: Target, regions: np.ndarray, keys: np.ndarray) -> Pieces:
+    """Cut regions into pieces that hold at most `BATCH` bytes, and rows far apart into single rows. Pure.
+
+    ``firsts`` are image rows for a `Window`, elements of ``target.rows`` otherwise; ``bits_before`` is where the bits
+    of a piece's first row and its region's first column lie, from those of the bytes read on; of ``whole`` segments
+    all bytes are read.
+    """
+    columns = view.reader.columns
+    boxes = columns.region_boxes[regions].astype(np.int64)
+    top, left, bottom, right = boxes.T
+    width = right - left
+    wanted = image_box(view, target)
+    if isinstance(target, Window):
+        firsts, stops = np.maximum(top, wanted.min_row), np.minimum(bottom, wanted.max_row)
+        spacing = np.ones(len(regions))
+    else:
+        firsts, stops = np.searchsorted(target.rows, top), np.searchsorted(target.rows, bottom)
+        known = np.append(target.rows, 0)
+        spread = known[np.maximum(stops - 1, 0)] - known[np.minimum(firsts, len(target.rows))]
+        spacing = spread / np.maximum(stops - firsts - 1, 1)
+    begin, end = np.maximum(left, wanted.min_col), np.minimum(right, wanted.max_col)
+    # Where more than a gap of bytes would be read in vain between two rows, each row is a piece of its own.
+    useless = (spacing * width - (end - begin)) / 8
+    per = np.where(useless > view.reader.gap, 1, np.maximum(1, BATCH * 8 // np.maximum(1, spacing * width)))
+    per = per.astype(np.int64)
+    number = np.maximum(0, -(-(stops - firsts) // per))
+    hits = np.repeat(np.arange(len(regions)), number)
+    within = np.arange(len(hits)) - np.repeat(np.cumsum(number) - number, number)
+    firsts = firsts[hits] + within * per[hits]
+    counts = np.minimum(per[hits], stops[hits] - firsts)
+    if isinstance(target, Window):
+        first_row, last_row = firsts, firsts + counts - 1
+    else:
+        # Rows of a piece may be further apart than those of its region are on the average.
+        spread = target.rows[firsts + counts - 1] - target.rows[firsts]
+        number = np.where(spread * width[hits] > BATCH * 8, counts, 1)
+        counts = np.repeat(np.where(number > 1, 1, counts), number)
+        hits = np.repeat(hits, number)
+        firsts = np.repeat(firsts, number) + np.arange(len(hits)) - np.repeat(np.cumsum(number) - number, number)
+        first_row, last_row = target.rows[firsts], target.rows[firsts + counts - 1]
+    skipped = (begin - left)[hits]
+    low = (first_row - top[hits]) * width[hits] + skipped
+    high = (last_row - top[hits]) * width[hits] + (end - left)[hits]
+    starts = columns.region_bits[regions].astype(np.int64)[hits]
+    offsets = starts + (low >> 3)
+    lengths = ((high + 7) >> 3) - (low >> 3)
+    whole = np.zeros(len(hits), bool)
+    if columns.crcs is not None and view.reader.verify_checksums:
+        rows = view.reader.lut[keys[hits]]
+        whole = rows["segment_length"] <= WHOLE
+        offsets = np.where(whole, rows["segment_offset"], offsets)
+        lengths = np.where(whole, rows["segment_length"], lengths)
+    bits_before = (starts - offsets) * 8 + low - skipped
+    return Pieces(hits, firsts, counts, left[hits], right[hits], offsets, lengths, bits_before, whole)
+
+
+def _batches(offsets: np.ndarray, lengths: np.ndarray, gap: int) -> Iterator[slice]:
+    """Cut pieces into runs of at most `BATCH` bytes, those read in vain between two included, or one piece."""
+    between = np.zeros(len(lengths), np.int64)
+    between[1:] = offsets[1:] - offsets[:-1] - lengths[:-1]
+    reach = np.cumsum(lengths + np.where((between > 0) & (between <= gap), between, 0))
+    start = 0
+    while start < len(lengths):
+        before = reach[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(reach, before + BATCH, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def image_box(view: View, target: Target) -> BBox:
+    """Box of the image pixels that a target needs."""
+    if isinstance(target, Window):
+        if view.reduce == "nearest" or view.stride == 1:
+            return target.box
+        k, (height, width) = view.stride, view.shape
+        r0, c0, r1, c1 = target.box
+        return BBox(min(r0 * k, height), min(c0 * k, width), min(r1 * k, height), min(c1 * k, width))
+    if not len(target.rows) or not len(target.cols):
+        return BBox(0, 0, 0, 0)
+    cols = target.cols
+    return BBox(target.rows[0], cols.min(), target.rows[-1] + 1, cols.max() + 1)
+
+
+def in_paint_order(view: View, target: Target, keep: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the regions that a target needs and their keys, so that who comes last wins."""
+    say_once_if_cut(view)
+    regions = touching(view.reader, image_box(view, target))
+    keys = view.reader.columns.region_keys(regions)
+    if keep is not None:
+        regions, keys = regions[keep[keys]], keys[keep[keys]]
+    order = _paint_order(view, regions, keys)
+    return regions[order], keys[order]
+
+
+def read_pieces(
+    view: View, target: Target, regions: np.ndarray, keys: np.ndarray
+) -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+    """Read regions' bits, at most about `BATCH` bytes at once; yield whose they are and what the kernels want."""
+    reader = view.reader
+    pieces = _plan_pieces(view, target, regions, keys)
+    for some in _batches(pieces.offsets, pieces.lengths, reader.gap):
+        data, places = reader.read_bits(pieces.offsets[some], pieces.lengths[some])
+        hits, whole = pieces.hits[some], pieces.whole[some]
+        reader.verify_segments(keys[hits][whole], regions[hits][whole], data, places[whole])
+        bits = places * 8 + pieces.bits_before[some]
+        yield hits, (data, bits, pieces.firsts[some], pieces.counts[some], pieces.left[some], pieces.right[some])
+
+
+def say_once_if_cut(view: View) -> None:
+    """Warn, once a reader and shape, of boxes that the shape does not hold."""
+
+    def look() -> bool:
+        boxes = view.reader.columns.boxes
+        beyond = view.reader.live & ((boxes[:, 2] > view.shape[0]) | (boxes[:, 3] > view.shape[1]))
+        count = int(np.count_nonzero(beyond))
+        if count:
+            key = int(np.flatnonzero(beyond)[0])
+            warnings.warn(
+                f"{view.reader.name}: {count} entries reach beyond the image of {view.shape[0]} by {view.shape[1]} "
+                f"pixels, the first is entry {key} with box {tuple(boxes[key].tolist())}; pixels beyond are cut "
+                "(shape= sets another size)",
+                IIDWarning,
+                stacklevel=2,
+            )
+        return bool(count)
+
+    view.reader.remember(("cut", view.shape), look)
