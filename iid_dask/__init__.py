@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from iid_dask.format.writer import IIDWriter as IIDWriter
     from iid_dask.format.writer import add_index as add_index
     from iid_dask.format.writer import regions_of as regions_of
+    from iid_dask.names import from_text as from_text
+    from iid_dask.names import to_text as to_text
     from iid_dask.plot import write_png as write_png
 
 __version__ = "0.1.0"
@@ -48,9 +50,11 @@ _HOMES = {
     "Region": "iid_dask.format.reader",
     "add_index": "iid_dask.format.writer",
     "check_zarr": "iid_dask.export.completion",
+    "from_text": "iid_dask.names",
     "open": "iid_dask.format.reader",
     "open_zarr": "iid_dask.export.completion",
     "regions_of": "iid_dask.format.writer",
+    "to_text": "iid_dask.names",
     "to_zarr": "iid_dask.export.zarr",
     "write_png": "iid_dask.plot",
 }

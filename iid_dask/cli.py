@@ -137,7 +137,8 @@ def _print_table(rows: dict[str, str]) -> None:
 @click.option("--progress/--no-progress", default=None, help="Show a bar; default: on a terminal.")
 def check(file: str, progress: bool | None) -> None:
     """Validate FILE, an .iid file or a Zarr store of `iid rasterize`, wholly; name every defect."""
-    if os.path.isdir(os.path.expanduser(file)):
+    # A store is a folder, or a URL that is not an .iid file's.
+    if os.path.isdir(os.path.expanduser(file.removeprefix("file://"))) or ("://" in file and ".zarr" in file):
         from iid_dask import check_zarr
 
         defects: list[Any] = list(check_zarr(file, progress=_shown(progress)))
@@ -177,14 +178,14 @@ def _part(context: click.Context, parameter: click.Parameter, value: str | None)
     return int(first), int(second)
 
 
-def _keys(context: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+def _keys(context: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> list[int] | None:
     """Read "3,7,100-200"."""
-    if value is None:
+    if not value:
         return None
     keys: list[int] = []
-    for item in value.split(","):
+    for item in ",".join(value).split(","):
         first, dash, last = item.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
+        if not first.isdecimal() or (dash and not (last.isdecimal() and int(first) <= int(last))):
             raise click.BadParameter(f"{item!r}: expected keys such as 3,7,100-200")
         keys.extend(range(int(first), int(last if dash else first) + 1))
     return keys
@@ -207,10 +208,12 @@ def _shards(context: click.Context, parameter: click.Parameter, value: str) -> A
 @click.option("--stride", type=click.IntRange(1), default=1, help="One pixel for N x N.")
 @click.option("--reduce", type=click.Choice(["nearest", "any"]), default="nearest", show_default=True)
 @click.option("--group", "groups", multiple=True, help="Only entries of this group; repeatable.")
-@click.option("--keys", callback=_keys, help="Only these entries: 3,7,100-200.")
+@click.option("--keys", multiple=True, callback=_keys, help="Only these entries: 3,7,100-200; repeatable.")
 @click.option("--address", "addresses", multiple=True, help="Only entries of this address; repeatable.")
 @click.option("--domain", "domains", multiple=True, help="Only entries of this domain; repeatable.")
-@click.option("--bbox", nargs=4, type=int, metavar="ROW0 COL0 ROW1 COL1", help="Only this window.")
+@click.option(
+    "--bbox", nargs=4, type=int, metavar="ROW0 COL0 ROW1 COL1", help="Only this window, in pixels after --stride."
+)
 @click.option("--chunks", type=click.IntRange(1), default=1024, show_default=True)
 @click.option("--shards", default="auto", callback=_shards, show_default=True)
 @click.option("--codec", default="zstd-1", show_default=True)

@@ -189,7 +189,10 @@ def make_labels(view: View, labels: Any) -> np.ndarray | None:
         raise ValueError(
             f"labels: {values[bad]} for entry {keys[bad]}, expected 1 or more: 0 is background (keys= omits entries)"
         )
-    out = np.zeros(len(reader.lut), np.dtype(f"u{values.dtype.itemsize}"))
+    dtype = values.dtype
+    if dtype.kind == "i":  # numpy's default is 64 bits wide
+        dtype = np.dtype(np.uint32 if values.max(initial=0) < 2**32 else np.uint64)
+    out = np.zeros(len(reader.lut), dtype)
     out[keys] = np.where(values < 1, 0, values)
     return out
 
@@ -239,7 +242,8 @@ def build(view: View, *, layers: bool, color: bool, entries: bool) -> xr.Dataset
     reader, groups = view.reader, list(view.reader.groups)
     size = view.out_shape
     sampling = {"stride": view.stride, "reduce": view.reduce} if view.stride > 1 else {}
-    flat = {"overlap": view.overlap, **sampling}
+    named = {"labels": "key" if view.labels is None else "given", **sampling}
+    flat = {"overlap": view.overlap, **named}
 
     def pixels(name: str, dtype: Any, words: str, attrs: dict[str, Any], **lead: int) -> None:
         rest = {"rgb": 3} if name == "color" else {}
@@ -253,8 +257,10 @@ def build(view: View, *, layers: bool, color: bool, entries: bool) -> xr.Dataset
     if groups:
         pixels("group_mask", bool, "covered by an entry of the group", sampling, group=len(groups))
     if layers:
+        if view.reduce == "any" and view.stride > 1:
+            raise ValueError('layers=True with reduce="any": blocks would merge entries; use reduce="nearest"')
         count = int(layer_numbers(view).max(initial=-1)) + 1
-        pixels("layers", view.label_dtype, "label, no overlaps within a layer", sampling, layer=count)
+        pixels("layers", view.label_dtype, "label, no overlaps within a layer", named, layer=count)
     if color:
         pixels("color", np.uint8, "a colour a label", flat)
     if entries:

@@ -113,7 +113,7 @@ def test_rasterize_options_reach_the_arrays(tmp_path):
     cases = {
         ("--overlap", "first"): {"overlap": "first"},
         ("--stride", "3", "--reduce", "any"): {"stride": 3, "reduce": "any"},
-        ("--keys", "0,5-9,60"): {"keys": [0, 5, 6, 7, 8, 9, 60]},
+        ("--keys", "0,5-9", "--keys", "60"): {"keys": [0, 5, 6, 7, 8, 9, 60]},
         ("--address", "01", "--address", "56"): {"addresses": ["01", "56"]},
         ("--domain", "states"): {"domains": "states"},
         ("--labels", "address", "--domain", "counties"): {"labels": "address", "domains": "counties"},
@@ -146,6 +146,7 @@ def test_worker_processes_write_the_same(tmp_path):
         (("check", __file__), 1, "found"),
         (("rasterize", US, "o.zarr", "--overlap", "middle"), 2, "middle"),
         (("rasterize", US, "o.zarr", "--keys", "a-b"), 2, "expected keys such as"),
+        (("rasterize", US, "o.zarr", "--keys", "5-3"), 2, "expected keys such as"),
         (("rasterize", US, "o.zarr", "--keys", "9999"), 2, "no entry 9999; keys are integers from 0 to 3154"),
         (("rasterize", US, "o.zarr", "--group", "towns"), 2, "no group 'towns'; there is"),
         (("rasterize", US, "o.zarr", "--address", "nowhere"), 2, "no entry has the address"),

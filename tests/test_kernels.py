@@ -137,7 +137,9 @@ def test_chunk_facts(block, chunk_rows, chunk_cols):
         rows = slice(i * chunk_rows, (i + 1) * chunk_rows)
         part = block[rows, j * chunk_cols : (j + 1) * chunk_cols]
         assert pixels[i, j] == np.count_nonzero(part)
-        total = sum((2 * n + 1) * sum(int(value) for value in line) for n, line in enumerate(part))
+        total = sum(
+            (2 * n + 1) * sum((2 * k + 1) * int(value) for k, value in enumerate(line)) for n, line in enumerate(part)
+        )
         assert int(sums[i, j]) == total % 2**64
 
 

@@ -25,6 +25,7 @@ import iid_dask
 from iid_dask.export import zarr as export
 from iid_dask.export.completion import chunk_facts
 from iid_dask.export.layout import plan_layout
+from iid_dask.export.sources import find_raster
 from iid_dask.export.store import RECORD, Place
 
 DATA = Path(__file__).parent / "data"
@@ -120,16 +121,14 @@ def test_what_is_written_is_what_the_dataset_holds(tmp_path, chunked):
 
 def test_an_unmodified_dataset_and_a_window_come_from_the_file():
     with xr.open_dataset(US, engine="iid", chunks={}) as ds:
-        assert export.find_raster(ds.label.variable).origin == (0, 0)
-        assert export.find_raster((ds.label + 0).variable) is None
-        assert export.find_raster(ds.label.isel(y=slice(5, 9)).variable) is None
-        assert export.find_raster(ds.area.variable) is None
+        assert find_raster(ds.label.variable).origin == (0, 0)
+        assert find_raster((ds.label + 0).variable) is None
+        assert find_raster(ds.label.isel(y=slice(5, 9)).variable) is None
+        assert find_raster(ds.area.variable) is None
     with xr.open_dataset(US, engine="iid") as ds:
-        assert export.find_raster(
-            ds.label.isel(y=slice(5, 9)).isel(y=slice(1, 3), x=slice(7, None)).variable
-        ).origin == (6, 7)
+        assert find_raster(ds.label.isel(y=slice(5, 9)).isel(y=slice(1, 3), x=slice(7, None)).variable).origin == (6, 7)
         for other in (ds.label.isel(y=3), ds.label.isel(y=[1, 4]), ds.label[::2], ds.label.T, ds.label.load()):
-            assert export.find_raster(other.variable) is None
+            assert find_raster(other.variable) is None
 
 
 def test_same_values_as_to_zarr_of_xarray(tmp_path):
@@ -259,9 +258,9 @@ def test_facts_recorded_while_painting_are_those_of_the_pixels(height, width, ro
     source = _random_file(rng, height, width, 12 if overlapping else 1)
     with xr.open_dataset(source, engine="iid", shape=(height, width)) as ds:
         layout = plan_layout(("y", "x"), (height, width), (rows, cols), None)
-        raster = export.find_raster(ds.label.variable)
+        raster = find_raster(ds.label.variable)
         for tile in layout.tiles():
-            values, facts = raster.read(tile, layout)
+            values, facts = raster.read(tile, layout, reuse=True)
             expected = chunk_facts(values, layout)
             np.testing.assert_array_equal(values, ds.label.values[tile])
             np.testing.assert_array_equal(facts[..., :2], expected[..., :2])
@@ -502,7 +501,7 @@ def test_tiles_cover_the_array_once_and_share_no_stored_object(shape, chunks, sh
                 for i in range(tile[0].start // unit[0], -(-tile[0].stop // unit[0]))
                 for j in range(tile[1].start // unit[1], -(-tile[1].stop // unit[1]))
             }
-            if layout.tile_grid != (1, 1) and unit[0] * unit[1] > 2000
+            if len(list(layout.tiles())) > 1 and unit[0] * unit[1] > 2000
             else {(tile[0].start, tile[1].start)}
         )
         assert not held & objects
@@ -521,3 +520,175 @@ def test_record_is_documented_as_written(store):
     attributes = json.loads((store / "zarr.json").read_text())["attributes"]["iid_dask"]
     assert attributes["complete"]
     assert da.from_zarr(str(store / "label")).chunksize == (100, 100)
+
+
+# --- what must not happen
+
+
+def test_values_that_a_decoder_changes_are_written_changed(tmp_path):
+    with xr.open_dataset(NUCLEI, engine="iid") as ds:
+        ds = ds[["label"]]
+        ds.label.attrs["scale_factor"] = 2.0
+        ds = xr.decode_cf(ds)
+        write(ds, tmp_path / "n.zarr")
+        np.testing.assert_array_equal(iid_dask.open_zarr(tmp_path / "n.zarr").label.values, ds.label.values)
+    assert ds.label.max() == 2 * EXPECTED["nuclei"]["last"].max()
+    assert iid_dask.check_zarr(tmp_path / "n.zarr") == []
+
+
+def test_a_store_in_memory_keeps_no_memory_of_ours(monkeypatch):
+    monkeypatch.setattr("iid_dask.export.layout.TILE", 128)
+    memory = zarr.storage.MemoryStore()
+    with dask.config.set(scheduler="synchronous"):
+        write(NUCLEI, memory, codec="none", chunks=128)
+    np.testing.assert_array_equal(iid_dask.open_zarr(memory).label.values, EXPECTED["nuclei"]["last"])
+
+
+def test_tiles_that_are_written_out_of_sight_are_an_error():
+    with (
+        dask.config.set(scheduler="processes", num_workers=1),
+        pytest.raises(iid_dask.IIDStoreError, match="does not see"),
+    ):
+        write(NUCLEI, zarr.storage.MemoryStore())
+
+
+def test_overwriting_with_other_data_under_the_same_name_starts_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr("iid_dask.export.layout.TILE", 8)
+    value, fail = [1], [False]
+
+    def block(info):
+        if fail[0] and info[0]["chunk-location"] == (1, 0):
+            raise OSError("the disk went away")
+        return np.full((8, 8), value[0], np.uint32)
+
+    def dataset():
+        array = da.map_blocks(
+            lambda block_info=None: block({0: block_info[None]}), chunks=((8, 8), (8,)), dtype="u4", name="fixed"
+        )
+        return xr.Dataset({"label": (("y", "x"), array)})
+
+    with dask.config.set(scheduler="synchronous"):
+        write(dataset(), tmp_path / "s.zarr", chunks=8)
+        value[0], fail[0] = 2, True
+        with pytest.raises(OSError, match="went away"):
+            write(dataset(), tmp_path / "s.zarr", chunks=8, overwrite=True)
+        value[0], fail[0] = 3, False
+        write(dataset(), tmp_path / "s.zarr", chunks=8, overwrite=True)
+    assert np.unique(iid_dask.open_zarr(tmp_path / "s.zarr").label.values).tolist() == [3]
+
+
+def test_overwriting_in_parts_and_by_two_at_once_leaves_one_whole_store(tmp_path, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    monkeypatch.setattr("iid_dask.export.layout.TILE", 128)
+    path = tmp_path / "n.zarr"
+    for number in (1, 2, 3):
+        write(NUCLEI, path, chunks=128, part=(number, 3), overwrite=True)
+    np.testing.assert_array_equal(iid_dask.open_zarr(path).label.values, EXPECTED["nuclei"]["last"])
+    for number in (1, 2):
+        write(NUCLEI, path, chunks=128, part=(number, 2), overwrite=True, overlap="first")
+    np.testing.assert_array_equal(iid_dask.open_zarr(path).label.values, EXPECTED["nuclei"]["first"])
+
+    def overwrite(overlap):
+        return iid_dask.to_zarr(NUCLEI, path, overwrite=True, overlap=overlap, progress=False)
+
+    for _ in range(5):
+        with dask.config.set(scheduler="synchronous"), ThreadPoolExecutor(2) as pool:
+            list(pool.map(overwrite, ("first", "last")))
+        assert iid_dask.check_zarr(path) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["n.zarr"]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    write(NUCLEI, tmp_path / "disk" / "n.zarr")
+    (tmp_path / "n.zarr").symlink_to(tmp_path / "disk" / "n.zarr")
+    write(NUCLEI, tmp_path / "n.zarr", overwrite=True, groups="large")
+    assert (tmp_path / "n.zarr").is_symlink()
+    assert iid_dask.check_zarr(tmp_path / "disk" / "n.zarr") == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["disk", "n.zarr"]
+
+
+def test_a_store_that_is_still_read_is_not_removed(tmp_path):
+    write(NUCLEI, tmp_path / "n.zarr")
+    source = iid_dask.open_zarr(tmp_path / "n.zarr")
+    write(source[["label"]] * 2, zarr.storage.LocalStore(tmp_path / "n.zarr"), overwrite=True)
+    doubled = iid_dask.open_zarr(tmp_path / "n.zarr").label.values
+    np.testing.assert_array_equal(doubled, 2 * EXPECTED["nuclei"]["last"])
+    memory = zarr.storage.MemoryStore()
+    write(NUCLEI, memory)
+    with pytest.raises(ValueError, match="write to another place"):
+        write(iid_dask.open_zarr(memory)[["label"]] * 2, memory, overwrite=True)
+
+
+def test_lost_records_arrays_and_columns_are_named(store):
+    shutil.copytree(store, backup := store.with_name("backup.zarr"))
+
+    def damage(*parts):
+        shutil.rmtree(store)
+        shutil.copytree(backup, store)
+        for part in parts:
+            shutil.rmtree(store / part)
+        with pytest.raises(iid_dask.IIDStoreError) as opened:
+            iid_dask.open_zarr(store)
+        (*_, last) = iid_dask.check_zarr(store)
+        return str(opened.value), str(last)
+
+    for words in damage(f"{RECORD}/label/c", "label/c"):
+        assert "the record of chunk" in words
+    for words in damage("label", RECORD):
+        assert "label" in words
+        assert "missing" in words
+    for words in damage("address/c"):
+        assert "address" in words
+        assert "as recorded" in words
+
+
+def test_a_row_in_another_order_is_found(tmp_path):
+    write(US, tmp_path / "us.zarr")
+    array = zarr.open_array(tmp_path / "us.zarr" / "label", mode="r+")
+    array[:] = np.sort(array[:], axis=1)
+    (defect,) = iid_dask.check_zarr(tmp_path / "us.zarr")
+    assert "checksum" in str(defect)
+
+
+def test_a_changed_table_or_attribute_is_another_job(tmp_path):
+    with xr.open_dataset(NUCLEI, engine="iid") as ds:
+        write(ds, tmp_path / "n.zarr")
+        write(ds, tmp_path / "n.zarr")
+        changed = ds.copy()
+        changed.label.attrs["note"] = np.float32(1)
+        for other in (ds.assign(area=ds.area * 2), ds.assign(cls=("entry", np.arange(125))), changed):
+            with pytest.raises(iid_dask.IIDStoreError, match="other parameters"):
+                write(other, tmp_path / "n.zarr")
+        write(changed, tmp_path / "m.zarr")
+    assert iid_dask.open_zarr(tmp_path / "m.zarr").label.attrs["note"] == 1
+
+
+def test_coordinates_go_along(tmp_path):
+    with xr.open_dataset(NUCLEI, engine="iid") as ds:
+        ds = ds.assign_coords(y=np.arange(512) * 0.5, x=np.arange(512), lat=("y", np.arange(512.0)))
+        window = ds.isel(y=slice(100, 300))
+        write(window, tmp_path / "n.zarr", chunks=np.int64(64))
+        written = iid_dask.open_zarr(tmp_path / "n.zarr")
+        for name in ("y", "x", "lat", "label"):
+            np.testing.assert_array_equal(written[name].values, window[name].values)
+        assert written.attrs["iid_dask"]["origin"] == {"label": [100, 0]}
+        with pytest.raises(ValueError, match="drop it by drop_vars"):
+            write(ds.assign_coords(lon=(("y", "x"), np.zeros((512, 512)))), tmp_path / "o.zarr")
+
+
+def test_overlaps_that_are_not_known_are_recorded_so(tmp_path):
+    with xr.open_dataset(US, engine="iid", chunks={}, color=True) as ds:
+        group = write(ds.isel(y=slice(1, None)), tmp_path / "window.zarr")
+        assert group.attrs["iid_dask"]["overlapping_pixels"] == {"label": None}
+        assert group.attrs["iid_dask"]["labels"] == {"label": "key"}
+        group = write(ds, tmp_path / "color.zarr", variables=("color", "mask"))
+        expected = int((EXPECTED["us"]["depth"] > 1).sum())
+        assert group.attrs["iid_dask"]["overlapping_pixels"] == {"color": expected, "mask": 0}
+
+
+def test_a_store_that_may_not_be_written_is_checked(store):
+    read_only = zarr.storage.LocalStore(store, read_only=True)
+    assert iid_dask.check_zarr(read_only) == []
+    assert iid_dask.open_zarr(read_only).label.shape == (600, 1000)

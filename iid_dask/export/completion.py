@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -52,12 +54,22 @@ def chunk_facts(block: np.ndarray, layout: Layout) -> np.ndarray:
     return facts
 
 
+def column_facts(variable: xr.Variable) -> list[Any]:
+    """Return what the record holds of a column of the table: its shape, and the crc32 of its values."""
+    values = np.asarray(variable.values)
+    if values.dtype.kind in "OTU":
+        data = json.dumps(values.astype(object).tolist()).encode()
+    else:
+        data = np.ascontiguousarray(values).tobytes()
+    return [list(values.shape), zlib.crc32(data)]
+
+
 def open_zarr(
     store: Any, *, partial: bool = False, storage_options: Mapping[str, Any] | None = None, **options: Any
 ) -> xr.Dataset:
     """Open a store that `to_zarr` wrote, after making sure that no chunk is lost.
 
-    Looks at the names and sizes of the stored objects, not into them; `check_zarr` does.
+    Looks at the names and sizes of the images' stored objects, not into them; `check_zarr` does. The table is read.
 
     Parameters
     ----------
@@ -76,7 +88,7 @@ def open_zarr(
     place = Place.of(store, storage_options)
     if not partial:
         group = _ours(place)
-        lost = [line for name in group.attrs[ATTRIBUTE]["options"]["variables"] for line in _lost(group, name)]
+        lost = _all_lost(group)
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise IIDStoreError(
@@ -89,7 +101,8 @@ def open_zarr(
 
 def _ours(place: Place) -> Any:
     try:
-        group = place.group("r")
+        # Consolidated metadata would still tell of arrays that are gone.
+        group = place.group("r", use_consolidated=False)
     except zarr.errors.GroupNotFoundError:
         raise FileNotFoundError(f"{place.name}: no Zarr group is there") from None
     record = group.attrs.get(ATTRIBUTE)
@@ -104,10 +117,37 @@ def _ours(place: Place) -> Any:
     return group
 
 
+def _all_lost(group: Any) -> list[str]:
+    """Name everything that the record tells of and that is not there."""
+    return [*(line for name in _names(group) for line in _lost(group, name)), *_changed_columns(group)]
+
+
+def _changed_columns(group: Any) -> list[str]:
+    """Name the columns of the table that are not as they were written."""
+    lines = []
+    for name, (shape, crc) in group.attrs[ATTRIBUTE]["table"].items():
+        try:
+            found = column_facts(
+                xr.Variable(None, group[name][...], fastpath=True) if not shape else _column(group[name])
+            )
+        except Exception as error:  # a codec's own
+            lines.append(f"{name}: cannot be read: {type(error).__name__}: {error}")
+            continue
+        if found != [shape, crc]:
+            lines.append(f"{name}: shape {found[0]}, crc32 {found[1]:#010x}, expected {shape}, {crc:#010x} as recorded")
+    return lines
+
+
+def _column(array: Any) -> xr.Variable:
+    return xr.Variable(array.metadata.dimension_names, array[...])
+
+
 def _lost(group: Any, name: str) -> list[str]:
     """Name the stored objects of an array that hold pixels by the record, but are missing or empty."""
-    array = group[name]
-    pixels = np.asarray(group[f"{RECORD}/{name}"][..., 0])
+    try:
+        array, pixels = group[name], np.asarray(group[f"{RECORD}/{name}"][..., 0])
+    except KeyError as error:
+        return [f"{name}: {error.args[0]} is missing"]
     unit = array.shards or array.chunks
     steps = [u // c for u, c in zip(unit, array.chunks, strict=True)]
     sizes = stored_sizes(group, name)
@@ -116,7 +156,9 @@ def _lost(group: Any, name: str) -> list[str]:
         part = pixels[tuple(slice(i * step, (i + 1) * step) for i, step in zip(at, steps, strict=True))]
         key = "c/" + "/".join(map(str, at))
         size = sizes.get(key)
-        if part.max() > 1 and not size:
+        if part.min(initial=1) == 0:
+            lost.append(f"{name}: the record of chunk {key} is missing")
+        elif part.max() > 1 and not size:
             what = "chunk" if array.shards is None else "shard"
             found = "is missing" if size is None else "is empty"
             lost.append(f"{name}: {what} {key} with {int((part.clip(1) - 1).sum())} labelled pixels {found}")
@@ -136,7 +178,7 @@ def check_zarr(
         group = _ours(place)
     except IIDStoreError as error:
         return [error]
-    lost = [line for name in _names(group) for line in _lost(group, name)]
+    lost = _all_lost(group)
     if lost:
         return [IIDStoreError(f"{place.name}: {line}") for line in lost]
     place = replace(place, job=uuid.uuid4().hex)
@@ -158,8 +200,8 @@ def _names(group: Any) -> list[str]:
 
 
 def _compare(place: Place, name: str, layout: Layout, tile: tuple[slice, ...]) -> list[str]:
-    array = place.array(name, sharded=layout.shard is not None)
-    record = place.array(f"{RECORD}/{name}", sharded=False)[layout.chunks_of(tile)]
+    array = place.array(name, sharded=layout.shard is not None, mode="r")
+    record = place.array(f"{RECORD}/{name}", sharded=False, mode="r")[layout.chunks_of(tile)]
     try:
         found = chunk_facts(np.asarray(array[tile]), layout)
     except Exception as error:  # every codec has its own; the tile is what matters

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
+
+import numpy as np
 
 TILE = 4096
 """Rows and columns of a tile, about: one task's work, 64 MiB of uint32."""
@@ -39,6 +42,11 @@ class Layout:
             raise ValueError(f"shards of {self.shard} are no whole number of chunks of {self.chunk}")
 
     @property
+    def ndim(self) -> int:
+        """Dimensions."""
+        return len(self.shape)
+
+    @property
     def chunk_grid(self) -> tuple[int, ...]:
         """Chunks along each dimension."""
         return tuple(-(-s // c) for s, c in zip(self.shape, self.chunk, strict=True))
@@ -47,11 +55,6 @@ class Layout:
     def tile_chunks(self) -> tuple[int, ...]:
         """Chunks of a tile along each dimension."""
         return tuple(t // c for t, c in zip(self.tile, self.chunk, strict=True))
-
-    @property
-    def tile_grid(self) -> tuple[int, ...]:
-        """Tiles along each dimension."""
-        return tuple(-(-s // t) for s, t in zip(self.shape, self.tile, strict=True))
 
     def tiles(self) -> Iterator[tuple[slice, ...]]:
         """Every tile's place in the array, row-major."""
@@ -88,10 +91,10 @@ def plan_layout(dims: Sequence[str], shape: Sequence[int], chunks: Any, shards: 
     ValueError
         If shards are no whole number of chunks.
     """
-    rows, cols = _pair("chunks", chunks)
+    rows, cols = pair("chunks", chunks)
     sizes = dict(zip(dims, shape, strict=True))
     if shards is not None and not isinstance(shards, str):
-        shard_rows, shard_cols = _pair("shards", shards)
+        shard_rows, shard_cols = pair("shards", shards)
         shard_pair: tuple[int, int] | None = (shard_rows, shard_cols)
         if shard_rows % rows or shard_cols % cols:
             raise ValueError(f"shards = {shards!r}: expected a whole number of chunks of {(rows, cols)}")
@@ -120,12 +123,13 @@ def near_tile(unit: int) -> int:
     return max(1, TILE // unit) * unit
 
 
-def _pair(option: str, value: Any) -> tuple[int, int]:
-    items = [value, value] if isinstance(value, int) and not isinstance(value, bool) else value
+def pair(option: str, value: Any) -> tuple[int, int]:
+    """Return rows and columns of one integer or two; ValueError for anything else."""
+    items = [value, value] if isinstance(value, int | np.integer) else value
     try:
-        rows, cols = items
-        if not all(isinstance(i, int) and not isinstance(i, bool) and i > 0 for i in (rows, cols)):
-            raise ValueError
+        rows, cols = (index(item) for item in items)
     except (TypeError, ValueError):
-        raise ValueError(f"{option} = {value!r}: expected rows and columns, integers of 1 or more") from None
+        rows = cols = 0
+    if rows < 1 or cols < 1 or isinstance(value, bool):
+        raise ValueError(f"{option} = {value!r}: expected rows and columns, integers of 1 or more")
     return rows, cols

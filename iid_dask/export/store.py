@@ -13,6 +13,7 @@ from typing import Any
 
 import zarr
 from zarr.core.sync import sync
+from zarr.storage import LocalStore
 
 from iid_dask.once import Once
 
@@ -50,8 +51,11 @@ class Place:
             if path.startswith("file://"):
                 path = path[len("file://") :]
             if "://" not in path:
-                path = os.path.abspath(os.path.expanduser(path))
+                # Links are followed, so that a store that is replaced is replaced where it is.
+                path = os.path.realpath(os.path.expanduser(path))
             return cls(path, dict(storage_options or {}))
+        if isinstance(store, LocalStore):
+            return cls(os.path.realpath(store.root))
         return cls(store, dict(storage_options or {}))
 
     @property
@@ -63,25 +67,31 @@ class Place:
         return root if isinstance(root, Path) else None
 
     @property
+    def folder(self) -> Path | None:
+        """The folder, if this process makes, renames and removes it."""
+        return Path(self.target) if isinstance(self.target, str) and "://" not in self.target else None
+
+    @property
     def name(self) -> str:
         """For messages."""
         return str(self.target)
 
-    def group(self, mode: Any) -> zarr.Group:
+    def group(self, mode: Any, use_consolidated: bool | None = None) -> zarr.Group:
         """Open the root group."""
-        return zarr.open_group(self.target, mode=mode, storage_options=dict(self.storage_options) or None)
+        options = dict(self.storage_options) or None
+        return zarr.open_group(self.target, mode=mode, storage_options=options, use_consolidated=use_consolidated)
 
-    def array(self, path: str, *, sharded: bool) -> Any:
-        """Open an array for writing, once a process.
+    def array(self, path: str, *, sharded: bool, mode: str = "r+") -> Any:
+        """Open an array, once a process.
 
         An array keeps the pipeline that was configured when it was opened, so the configuration is changed under
         a lock for just that moment: around a write it would be seen by other threads.
         """
-        token = (self.name, id(self.target) if not isinstance(self.target, str) else 0, self.job, path)
+        token = (self.name, id(self.target) if not isinstance(self.target, str) else 0, self.job, path, mode)
 
         def opened() -> Any:
             with fastest_pipeline(sharded=sharded, local=self.local is not None):
-                return self.group("r+")[path]
+                return self.group(mode)[path]
 
         return _arrays.get(token, opened, alone=True)
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import shutil
-import threading
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,101 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import dask
-import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
-from xarray.core import indexing
-from zarr.codecs import ZstdCodec
 
-from iid_dask import raster
-from iid_dask.arrays import LazyArray, PixelArray, targets
 from iid_dask.errors import IIDStoreError, IIDWarning
-from iid_dask.export.completion import VERSION, chunk_facts
-from iid_dask.export.layout import Layout, plan_layout
+from iid_dask.export.completion import chunk_facts
+from iid_dask.export.layout import Layout, pair, plan_layout
+from iid_dask.export.sources import Rastered, find_raster
 from iid_dask.export.store import ATTRIBUTE, RECORD, Place, quiet
+from iid_dask.export.template import Plan, begun, beside, compressors, prepare, put_in_place, table_of
 from iid_dask.progress import run
-from iid_dask.views import Window
-
-# --- what is written --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Rastered:
-    """Pixels that a task makes itself from the file: a window of a `PixelArray`."""
-
-    array: PixelArray
-    origin: tuple[int, ...]
-
-    def read(self, part: Sequence[slice], layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-        """Return values, good until the next call in this thread, and the facts of their chunks."""
-        view = self.array.view
-        positions = [np.arange(s.start + o, s.stop + o) for s, o in zip(part, self.origin, strict=True)]
-        if self.array.variable != "label" or view.overlap == "raise":
-            block = self.array.block(positions)
-            return block, chunk_facts(block, layout)
-        ((_, _, target),) = targets(view, *positions)
-        out = _used_memory(target.shape, view.label_dtype)
-        if isinstance(target, Window) and view.stride == 1 and view.labels is None:
-            rows, cols = layout.chunk
-            facts = raster.paint_recorded(view, target, out, (rows, cols))
-            facts[..., 0] += np.uint64(1)
-            return out, facts
-        out.fill(0)
-        painted = raster.paint(view, target, out, values=raster.label_values(view))
-        facts = chunk_facts(out, layout)
-        if painted > np.count_nonzero(out):
-            facts[0, 0, 2] = raster.overlapping_pixels(view, target)
-        return out, facts
-
-
-_buffers = threading.local()
-
-
-def _used_memory(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Return an array in memory that this thread used before: fresh memory costs as much as the painting."""
-    nbytes = math.prod(shape) * dtype.itemsize
-    buffer = getattr(_buffers, "data", None)
-    if buffer is None or len(buffer) < nbytes:
-        _buffers.data = buffer = np.empty(nbytes, np.uint8)
-    return buffer[:nbytes].view(dtype).reshape(shape)
-
-
-def find_raster(variable: xr.Variable) -> Rastered | None:
-    """Return the source of a variable that is still as it was opened, or a plain window of it; else None."""
-    data: Any = variable._data
-    if isinstance(data, da.Array):
-        # xarray's from_array: one task that holds the array, and one layer that cuts it into chunks.
-        layers = dict(data.dask.layers)
-        original = layers.get(f"original-{data.name}")
-        if len(layers) != 2 or original is None or data.name not in layers:
-            return None
-        data = next(iter(dict(original).values()), None)
-        data = getattr(data, "value", data)
-    origin: tuple[int, ...] | None = None
-    while not isinstance(data, LazyArray):
-        if isinstance(data, indexing.LazilyIndexedArray) and origin is None:
-            origin = _window_origin(data)
-            if origin is None:
-                return None
-        elif isinstance(data, indexing.LazilyIndexedArray | indexing.LazilyVectorizedIndexedArray):
-            return None
-        data = getattr(data, "array", None)
-        if data is None:
-            return None
-    if not isinstance(data, PixelArray) or origin is None or len(origin) != variable.ndim:
-        return None
-    return Rastered(data, origin)
-
-
-def _window_origin(lazy: Any) -> tuple[int, ...] | None:
-    parts = lazy.key.tuple
-    if any(not isinstance(part, slice) or part.step not in (None, 1) for part in parts):
-        return None
-    return tuple(part.indices(size)[0] for part, size in zip(parts, lazy.array.shape, strict=True))
-
-
-# --- the job ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -122,18 +34,16 @@ class Job:
     source: Rastered | None
 
     def write(self, tile: tuple[slice, ...], block: np.ndarray | None = None) -> None:
-        """Write one tile, then its record; doing it twice changes nothing."""
+        """Write one tile, then its record; doing it again with the same values changes nothing."""
         if self.source is not None:
-            values, facts = self.source.read(tile, self.layout)
+            # A store in memory may keep the very array that it is given.
+            values, facts = self.source.read(tile, self.layout, reuse=self.place.local is not None)
         else:
             values = np.asarray(block)
             facts = chunk_facts(values, self.layout)
         if facts[..., 0].max(initial=1) > 1:
             self.place.array(self.variable, sharded=self.layout.shard is not None)[tile] = values
         self.place.array(f"{RECORD}/{self.variable}", sharded=False)[self.layout.chunks_of(tile)] = facts
-
-
-# --- writing ----------------------------------------------------------------------------------------------------
 
 
 def to_zarr(
@@ -237,24 +147,16 @@ def _options(variables: Sequence[str], chunks: Any, shards: Any, codec: str) -> 
     names = [variables] if isinstance(variables, str) else list(dict.fromkeys(variables))
     if not names:
         raise ValueError("variables = (): expected at least one")
-    _compressors(codec)
+    compressors(codec)
+    chunks = list(pair("chunks", chunks))
+    shards = shards if shards is None or isinstance(shards, str) else list(pair("shards", shards))
     return {"variables": names, "chunks": chunks, "shards": shards, "codec": codec}
 
 
-def _part(part: tuple[int, int] | None) -> tuple[int, int]:
-    number, of = part or (1, 1)
-    if not 1 <= number <= of:
+def _part(part: tuple[int, int] | None) -> tuple[int, int] | None:
+    if part is not None and not 1 <= part[0] <= part[1]:
         raise ValueError(f"part = {part!r}: expected (I, N) with I from 1 to N")
-    return number, of
-
-
-def _compressors(codec: str) -> Any:
-    kind, _, level = codec.partition("-")
-    if codec == "none":
-        return None
-    if kind == "zstd" and level.isdecimal() and 1 <= int(level) <= 22:
-        return ZstdCodec(level=int(level))
-    raise ValueError(f"codec = {codec!r}: expected 'zstd-1' to 'zstd-22' or 'none'")
+    return part
 
 
 def _write(
@@ -263,9 +165,45 @@ def _write(
     options: dict[str, Any],
     resume: bool,
     overwrite: bool,
-    part: tuple[int, int],
+    part: tuple[int, int] | None,
     progress: bool,
 ) -> Any:
+    plan = _plan(ds, options)
+    fingerprint = plan.fingerprint()
+    final = None
+    if overwrite and place.folder is not None and os.path.lexists(place.folder):
+        record = begun(place) if (place.folder / "zarr.json").is_file() and part is not None else None
+        if record is not None and record.get("fingerprint") == fingerprint:
+            overwrite = False  # another part of this job has put it there
+        else:
+            final = place.folder
+            new = beside(final, fingerprint, resume=resume and not plan.graphs)
+            place, resume, overwrite = replace(place, target=str(new)), True, False
+    elif overwrite and place.folder is None and plan.graphs:
+        raise ValueError(
+            f"{place.name}: overwrite=True removes the old store first here, and this dataset may still read it; write "
+            "to another place"
+        )
+    prepare(plan, place, fingerprint, resume=resume, overwrite=overwrite, part=part[0] if part else None)
+    place = replace(place, job=uuid.uuid4().hex)
+    tasks = []
+    for name, layout in plan.layouts.items():
+        job = Job(place, name, layout, plan.sources[name])
+        tasks += _tasks(job, plan.graphs.get(name), _done(place, name, layout), part or (1, 1))
+    run(tasks, f"to {final or place.name}", progress=progress)
+    group = _finish(place, plan)
+    if part is None and not group.attrs[ATTRIBUTE]["complete"]:
+        raise IIDStoreError(
+            f"{place.name}: tiles were written where this process does not see them: tasks of other processes need a "
+            "store that all of them reach, such as a folder"
+        )
+    if final is None or not group.attrs[ATTRIBUTE]["complete"]:
+        return group
+    put_in_place(Path(place.target), final, place.job)
+    return replace(place, target=str(final)).group("r")
+
+
+def _plan(ds: xr.Dataset, options: dict[str, Any]) -> Plan:
     for name in options["variables"]:
         if name not in ds.variables:
             raise KeyError(f"no variable {name!r}; there is: {[str(n) for n in ds.variables]}")
@@ -273,164 +211,20 @@ def _write(
             raise ValueError(f"variable {name!r} has dimensions {ds[name].dims}, expected y and x among them")
         if ds[name].dtype.kind not in "biuf":
             raise ValueError(f"variable {name!r} has dtype {ds[name].dtype}, expected bool, integers or floats")
+    if RECORD in ds.variables:
+        raise ValueError(f"a variable is named {RECORD!r}, which the store keeps its record under; rename it")
     layouts = {
         name: plan_layout([str(d) for d in ds[name].dims], ds[name].shape, options["chunks"], options["shards"])
         for name in options["variables"]
     }
     sources = {name: find_raster(ds[name].variable) for name in options["variables"]}
-    arrays = {name: _graph(ds[name].variable, layouts[name]) for name, source in sources.items() if source is None}
-    fingerprint = _fingerprint(ds, options, layouts, sources, arrays)
-    final = place.local if overwrite and isinstance(place.target, str) else None
-    if final is not None and os.path.lexists(final):
-        # Beside the old store, which is there until the new one is whole; a second try finds its beginning.
-        _refuse_unless_store(final)
-        place = replace(place, target=str(final.with_name(f".{final.name}.{fingerprint[:16]}.new")))
-        overwrite = False
-    else:
-        final = None
-    _prepare(ds, place, options, layouts, fingerprint, resume or final is not None, overwrite)
-    place = replace(place, job=uuid.uuid4().hex)
-    tasks = []
-    for name, layout in layouts.items():
-        job = Job(place, name, layout, sources[name])
-        tasks += _tasks(job, arrays.get(name), _done(place, name, layout), part)
-    run(tasks, f"to {final or place.name}", progress=progress)
-    group = _finish(place, layouts)
-    if final is None or not group.attrs[ATTRIBUTE]["complete"]:
-        return group
-    old = final.with_name(f".{final.name}.{place.job}.tmp")
-    os.rename(final, old)
-    os.rename(place.target, final)
-    shutil.rmtree(old)
-    return replace(place, target=str(final)).group("r")
-
-
-def _refuse_unless_store(folder: Path) -> None:
-    if not (folder / "zarr.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: is no Zarr store, so it is not overwritten; choose another path")
+    graphs = {name: _graph(ds[name].variable, layouts[name]) for name, source in sources.items() if source is None}
+    return Plan(ds, options, layouts, sources, graphs, table_of(ds, options["variables"]))
 
 
 def _graph(variable: xr.Variable, layout: Layout) -> Any:
     """Return a variable as a dask array of whole tiles."""
     return variable.chunk(dict(zip(variable.dims, layout.tile, strict=True))).data
-
-
-def _fingerprint(
-    ds: xr.Dataset,
-    options: dict[str, Any],
-    layouts: Mapping[str, Layout],
-    sources: Mapping[str, Rastered | None],
-    arrays: Mapping[str, Any],
-) -> str:
-    parts = []
-    for name, layout in layouts.items():
-        source = sources[name]
-        what = (source.array.__dask_tokenize__(), source.origin) if source is not None else arrays[name].name
-        parts.append((name, layout, ds[name].dtype.str, what))
-    return dask.base.tokenize(options, parts, ds.attrs)
-
-
-def _prepare(
-    ds: xr.Dataset,
-    place: Place,
-    options: dict[str, Any],
-    layouts: Mapping[str, Layout],
-    fingerprint: str,
-    resume: bool,
-    overwrite: bool,
-) -> None:
-    """Make the template, or find that it is there."""
-    if not overwrite and _is_ours(place, fingerprint, resume):
-        return
-    folder = place.local
-    if folder is None or not isinstance(place.target, str):
-        _template(ds, place, options, layouts, fingerprint)
-        return
-    # Whole under another name first, so that parts that start together find a whole template or none.
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(f"{folder.parent}: no such folder to write {folder.name} into; make it first")
-    try:
-        _template(ds, replace(place, target=str(temporary)), options, layouts, fingerprint)
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            if not _is_ours(place, fingerprint, resume):
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _is_ours(place: Place, fingerprint: str, resume: bool) -> bool:
-    """Whether the store was begun by this very job; raises if something else is there."""
-    try:
-        group = place.group("r")
-    except (FileNotFoundError, zarr.errors.GroupNotFoundError):
-        folder = place.local
-        if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise FileExistsError(f"{place.name}: exists and is no Zarr group; choose another path") from None
-        return False
-    record = group.attrs.get(ATTRIBUTE)
-    if not isinstance(record, dict):
-        raise FileExistsError(f"{place.name}: a Zarr group that to_zarr did not write; overwrite=True replaces it")
-    if not resume:
-        raise FileExistsError(f"{place.name}: exists; resume=True continues it, overwrite=True replaces it")
-    if record.get("fingerprint") != fingerprint:
-        raise IIDStoreError(
-            f"{place.name}: was begun with other parameters or another source ({json.dumps(record.get('options'))}); "
-            "overwrite=True replaces it"
-        )
-    return True
-
-
-def _template(
-    ds: xr.Dataset, place: Place, options: dict[str, Any], layouts: Mapping[str, Layout], fingerprint: str
-) -> None:
-    """Write everything but the tiles: arrays without chunks, the entry table, attributes."""
-    table = ds[[name for name, v in ds.variables.items() if not {"y", "x"} & set(v.dims)]]
-    target = place.target
-    with quiet():
-        # One chunk a column: a table is small beside its image.
-        table.drop_encoding().load().to_zarr(
-            target, mode="w", consolidated=False, zarr_format=3, storage_options=dict(place.storage_options) or None
-        )
-    group: Any = place.group("r+")
-    for name, layout in layouts.items():
-        variable = ds[name].variable
-        array = group.create_array(
-            name,
-            shape=layout.shape,
-            chunks=layout.chunk,
-            shards=layout.shard,
-            dtype=variable.dtype,
-            compressors=_compressors(options["codec"]),
-            fill_value=False if variable.dtype == bool else 0,
-            dimension_names=[str(dim) for dim in variable.dims],
-        )
-        array.attrs.update({key: value for key, value in variable.attrs.items() if key not in ("_FillValue",)})
-        group.require_group(RECORD).create_array(
-            name,
-            shape=(*layout.chunk_grid, 3),
-            chunks=(*layout.tile_chunks, 3),
-            dtype=np.uint64,
-            compressors=None,
-            fill_value=0,
-        )
-    group.attrs[ATTRIBUTE] = {
-        "version": VERSION,
-        "fingerprint": fingerprint,
-        "options": options,
-        "complete": False,
-        "labels": {name: variable_labels(ds[name].variable) for name in layouts},
-    }
-
-
-def variable_labels(variable: xr.Variable) -> str:
-    """Return how a variable's values name entries: "key" means key + 1."""
-    source = find_raster(variable)
-    if source is None or source.array.variable not in ("label", "layers"):
-        return "values"
-    return "key" if source.array.view.labels is None else "given"
 
 
 def _done(place: Place, name: str, layout: Layout) -> np.ndarray:
@@ -454,16 +248,20 @@ def _tasks(job: Job, array: Any, done: np.ndarray, part: tuple[int, int]) -> lis
     return tasks
 
 
-def _finish(place: Place, layouts: Mapping[str, Layout]) -> Any:
+def _finish(place: Place, plan: Plan) -> Any:
     """Complete the store if every tile is recorded."""
-    if not all(_done(place, name, layout).all() for name, layout in layouts.items()):
+    if not all(_done(place, name, layout).all() for name, layout in plan.layouts.items()):
         return place.group("r")
     group: Any = place.group("r+")
-    overlapping = {name: int(np.asarray(group[f"{RECORD}/{name}"][..., 2]).sum()) for name in layouts}
-    if not group.attrs[ATTRIBUTE]["complete"]:
-        group.attrs[ATTRIBUTE] = {**group.attrs[ATTRIBUTE], "complete": True, "overlapping_pixels": overlapping}
-        with quiet():
-            zarr.consolidate_metadata(group.store)
+    if group.attrs[ATTRIBUTE]["complete"]:
+        return place.group("r")
+    overlapping = {
+        name: None if source is None else int(np.asarray(group[f"{RECORD}/{name}"][..., 2]).sum())
+        for name, source in plan.sources.items()
+    }
+    group.attrs[ATTRIBUTE] = {**group.attrs[ATTRIBUTE], "complete": True, "overlapping_pixels": overlapping}
+    with quiet():
+        zarr.consolidate_metadata(group.store)
     for name, count in overlapping.items():
         if count:
             warnings.warn(

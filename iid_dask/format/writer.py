@@ -185,7 +185,12 @@ class IIDWriter:
             regions = regions_of(mask, box)
         return self._append(_plan_regions(key, domain, address, box, list(regions or ())), groups)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"{self.path}: the writer is closed")
+
     def _append(self, planned: Planned, groups: Iterable[str]) -> int:
+        self._check_open()
         key, names = len(self._entries), _group_names(groups)
         self._entries.append(planned)
         for name in names:
@@ -223,6 +228,7 @@ class IIDWriter:
 
     def add_removed(self) -> int:
         """Add a removed entry, which keeps its key and appears in no table, and return the key."""
+        self._check_open()
         key = len(self._entries)
         self._entries.append(REMOVED)
         self._removed.append(key)
@@ -236,6 +242,7 @@ class IIDWriter:
         KeyError
             A key that was not added yet, or is removed.
         """
+        self._check_open()
         (name,) = _group_names([name])
         found = [int(key) for key in keys]
         gone = set(self._removed)
@@ -277,8 +284,7 @@ class IIDWriter:
             plan.write(file, index=self.index)
 
     def _check_head(self, key: int, domain: object, address: object, bbox: BBox | Sequence[int]) -> BBox:
-        if self._closed:
-            raise ValueError(f"{self.path}: the writer is closed")
+        self._check_open()
         for what, value in (("domain", domain), ("address", address)):
             if not isinstance(value, bytes):
                 raise TypeError(f"entry {key}: {what} is {type(value).__name__}, expected bytes: encode text yourself")
@@ -317,6 +323,8 @@ def _plan_regions(key: int, domain: bytes, address: bytes, box: BBox, regions: l
         pixels = int(kernels.popcount(bits, region.bbox.height * region.bbox.width))
         if int(kernels.popcount(bits, len(bits) * 8)) != pixels:
             raise ValueError(f"entry {key}: region {tuple(region.bbox)} has pad bits that are not zero")
+        if kernels.loose_sides(bits, *region.bbox.shape):
+            raise ValueError(f"entry {key}: region {tuple(region.bbox)} is no tight box of its pixels")
         area += pixels
     if area > box.height * box.width:
         raise ValueError(f"entry {key}: regions of {area} pixels in box {tuple(box)}: some overlap, expected pieces")
@@ -549,6 +557,11 @@ def add_index(path: str | os.PathLike[str], out: str | os.PathLike[str] | None =
             for s in ("lut", "iids", "meta", "groups", "segments")
         )
         end = max(end, HEADER.itemsize)
+        foreign = 0 if reader.index is not None else source.size - end
+        if foreign and out is None:
+            raise ValueError(
+                f"{reader.name}: the last {foreign} bytes belong to no section and would be lost; write to another path"
+            )
         index = index_bytes(end, header.tobytes() + lut.tobytes(), crcs, reader.columns, segment_crcs)
         with atomic_write(path if out is None else out) as file:
             for at in range(0, end, BUFFER):

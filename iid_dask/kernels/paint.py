@@ -91,13 +91,18 @@ def paint_window(out, origin_row, origin_col, data, bits, rows, counts, left, ri
 
 
 @inlined
-def _cover_recorded(out, noted, i, begin, end, value):
-    """Cover a run; return pixels that were 0, the sum of what they gained, and those that another entry had too."""
+def _cover_recorded(out, noted, i, begin, end, zero, value):
+    """Cover a run; return pixels that were 0, what the row's weighted sum gained, and pixels that another had too.
+
+    A pixel weighs 2 j + 1, j counted from column ``zero``: together the run weighs the difference of two squares.
+    """
     i = np.uint64(i)
     before = np.uint64(0)
     for j in range(begin, end):
         before |= np.uint64(out[i, np.uint64(j)])
-    fresh, gained, twice = np.uint64(end - begin), np.uint64(end - begin) * np.uint64(value), np.uint64(0)
+    low, high = begin - zero, end - zero
+    fresh, gained = np.uint64(end - begin), np.uint64(high * high - low * low) * np.uint64(value)
+    twice = np.uint64(0)
     if before:
         fresh, gained = np.uint64(0), np.uint64(0)
         for j in range(begin, end):
@@ -107,7 +112,7 @@ def _cover_recorded(out, noted, i, begin, end, value):
             elif before != np.uint64(value) and not noted[i, np.uint64(j)]:
                 noted[i, np.uint64(j)] = True
                 twice += np.uint64(1)
-            gained += np.uint64(value) - before
+            gained += (np.uint64(value) - before) * np.uint64(2 * (j - zero) + 1)
     for j in range(begin, end):
         out[i, np.uint64(j)] = value
     return fresh, gained, twice
@@ -188,7 +193,7 @@ def paint_recorded(
                             chunk += 1
                             edge += chunk_cols
                         stop = min(at, edge)
-                        a, b, c = _cover_recorded(out, noted, i, begin, stop, value)
+                        a, b, c = _cover_recorded(out, noted, i, begin, stop, edge - chunk_cols, value)
                         fresh += a
                         gained += b
                         twice += c
@@ -337,8 +342,8 @@ def colorize(labels, out):
 def chunk_facts(block, chunk_rows, chunk_cols, pixels, sums):
     """Count the pixels that are not 0 and make a checksum, for each chunk of a block.
 
-    The checksum of a chunk is the sum of its rows' sums, each times an odd number of its own, modulo 2**64: it
-    changes when values or rows change places.
+    The checksum of a chunk is the sum of its values, each times an odd number of its row and one of its column, modulo
+    2**64: it changes when a value changes, or two values change places.
 
     Parameters
     ----------
@@ -354,7 +359,7 @@ def chunk_facts(block, chunk_rows, chunk_cols, pixels, sums):
             total = np.uint64(0)
             number = np.int64(0)
             for j in range(len(line)):
-                total += np.uint64(line[j])
+                total += np.uint64(line[j]) * np.uint64(2 * j + 1)
                 number += line[j] != 0
             pixels[i // chunk_rows, c] += np.uint64(number)
             sums[i // chunk_rows, c] += total * weight
