@@ -201,7 +201,7 @@ def _names(group: Any) -> list[str]:
 
 def _compare(place: Place, name: str, layout: Layout, tile: tuple[slice, ...]) -> list[str]:
     array = place.array(name, sharded=layout.shard is not None, mode="r")
-    record = place.array(f"{RECORD}/{name}", sharded=False, mode="r")[layout.chunks_of(tile)]
+    record = place.record(name, mode="r")[layout.chunks_of(tile)]
     try:
         found = chunk_facts(np.asarray(array[tile]), layout)
     except Exception as error:  # every codec has its own; the tile is what matters

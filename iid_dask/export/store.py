@@ -6,7 +6,7 @@ import asyncio
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,15 +82,26 @@ class Place:
         return zarr.open_group(self.target, mode=mode, storage_options=options, use_consolidated=use_consolidated)
 
     def array(self, path: str, *, sharded: bool, mode: str = "r+") -> Any:
-        """Open an array, once a process.
+        """Open an array of tiles with the fastest pipeline, once a process.
 
         An array keeps the pipeline that was configured when it was opened, so the configuration is changed under
         a lock for just that moment: around a write it would be seen by other threads.
         """
+        return self._once(path, mode, fastest_pipeline(sharded=sharded, local=self.local is not None))
+
+    def record(self, variable: str, mode: str = "r+") -> Any:
+        """Open a variable's record, once a process.
+
+        With zarr's own pipeline: its objects appear whole or not at all, those of the Rust pipeline are seen, and left
+        by a killed process, half written. That does no harm to tiles, which count only once they are recorded.
+        """
+        return self._once(f"{RECORD}/{variable}", mode, nullcontext())
+
+    def _once(self, path: str, mode: str, configured: AbstractContextManager[None]) -> Any:
         token = (self.name, id(self.target) if not isinstance(self.target, str) else 0, self.job, path, mode)
 
         def opened() -> Any:
-            with fastest_pipeline(sharded=sharded, local=self.local is not None):
+            with configured:
                 return self.group(mode)[path]
 
         return _arrays.get(token, opened, alone=True)

@@ -43,7 +43,7 @@ class Job:
             facts = chunk_facts(values, self.layout)
         if facts[..., 0].max(initial=1) > 1:
             self.place.array(self.variable, sharded=self.layout.shard is not None)[tile] = values
-        self.place.array(f"{RECORD}/{self.variable}", sharded=False)[self.layout.chunks_of(tile)] = facts
+        self.place.record(self.variable)[self.layout.chunks_of(tile)] = facts
 
 
 def to_zarr(
