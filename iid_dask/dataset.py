@@ -257,10 +257,11 @@ def build(view: View, *, layers: bool, color: bool, entries: bool) -> xr.Dataset
     if groups:
         pixels("group_mask", bool, "covered by an entry of the group", sampling, group=len(groups))
     if layers:
-        if view.reduce == "any" and view.stride > 1:
-            raise ValueError('layers=True with reduce="any": blocks would merge entries; use reduce="nearest"')
         count = int(layer_numbers(view).max(initial=-1)) + 1
-        pixels("layers", view.label_dtype, "label, no overlaps within a layer", named, layer=count)
+        # Entries of a layer share no pixel, but with reduce="any" they may share a block, which shows one of them.
+        blocks = view.reduce == "any" and view.stride > 1
+        words = "label, no overlaps within a layer" + (" at full resolution" if blocks else "")
+        pixels("layers", view.label_dtype, words, named, layer=count)
     if color:
         pixels("color", np.uint8, "a colour a label", flat)
     if entries:

@@ -58,7 +58,8 @@ class IIDBackendEntrypoint(BackendEntrypoint):
     reduce : {"nearest", "any"}
         "nearest" samples the middle pixel of each such block; "any" shows what has a pixel anywhere in it.
     layers : bool
-        Add ``layers`` (layer, y, x): label arrays that lose no entry to overlaps. Decodes all masks at opening.
+        Add ``layers`` (layer, y, x): label arrays that lose no entry to overlaps. Decodes all masks at opening. With
+        ``reduce="any"`` entries of a layer that share a block, though no pixel, still hide one another.
     color : bool
         Add ``color`` (y, x, rgb): a stable colour a label.
     entries : bool
