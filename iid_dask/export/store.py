@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -140,10 +141,16 @@ def stored_sizes(group: zarr.Group, path: str) -> dict[str, int]:
     return sync(collect())
 
 
+_filters = threading.RLock()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence zarr's notes that consolidated metadata and text arrays are not in the v3 specification yet."""
-    with warnings.catch_warnings():
+    """Silence zarr's notes that consolidated metadata and text arrays are not in the v3 specification yet.
+
+    One thread at a time: the filters of warnings are the process's, and two that leave in the wrong order mix them up.
+    """
+    with _filters, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Cc]onsolidated metadata.*")
         warnings.filterwarnings("ignore", message=".*does not have a Zarr V3 specification.*")
         yield
