@@ -224,8 +224,9 @@ def beside(final: Path, fingerprint: str, *, resume: bool) -> Path:
     resume
         Keep what is there; else it is removed.
     """
-    if not (final / "zarr.json").is_file() and (not final.is_dir() or any(final.iterdir())):
-        raise FileExistsError(f"{final}: is no Zarr store, so it is not overwritten; choose another path")
+    with suppress(FileNotFoundError, NotADirectoryError):  # another run may just be replacing it
+        if final.is_file() or (not (final / "zarr.json").is_file() and any(final.iterdir())):
+            raise FileExistsError(f"{final}: is no Zarr store, so it is not overwritten; choose another path")
     new = final.with_name(f".{final.name}.{fingerprint[:16]}.new")
     if not resume:
         shutil.rmtree(new, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
@@ -171,13 +170,14 @@ def _write(
     plan = _plan(ds, options)
     fingerprint = plan.fingerprint()
     final = None
-    if overwrite and place.folder is not None and os.path.lexists(place.folder):
+    if overwrite and place.folder is not None:
         record = begun(place) if (place.folder / "zarr.json").is_file() and part is not None else None
         if record is not None and record.get("fingerprint") == fingerprint:
             overwrite = False  # another part of this job has put it there
         else:
             final = place.folder
-            new = beside(final, fingerprint, resume=resume and not plan.graphs)
+            # Other parts' tiles are kept; those of an earlier run only where it is certain that they are the same.
+            new = beside(final, fingerprint, resume=part is not None or (resume and not plan.graphs))
             place, resume, overwrite = replace(place, target=str(new)), True, False
     elif overwrite and place.folder is None and plan.graphs:
         raise ValueError(
