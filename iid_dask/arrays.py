@@ -147,6 +147,7 @@ class PixelArray(LazyArray):
         return 1 if self.variable in ("group_mask", "layers") else 0
 
     def block(self, positions: Sequence[np.ndarray]) -> np.ndarray:
+        """Rasterise the pixels at every combination of positions."""
         y = self._y
         lead, rest = positions[:y], positions[y + 2 :]
         out = np.zeros([len(p) for p in positions], self.dtype)
@@ -293,6 +294,7 @@ class TableArray(LazyArray):
         return (self.view.__dask_tokenize__(), self.column)
 
     def block(self, positions: Sequence[np.ndarray]) -> np.ndarray:
+        """Read the column's values at positions; names of no other entry are read."""
         reader, keys = self.view.reader, self.view.keys
         wanted = keys[positions[-1]]
         if self.column == "key":

@@ -119,7 +119,7 @@ def make_view(reader: IIDReader, options: Mapping[str, Any]) -> tuple[View, dict
             raise ValueError(f"shape = {shape!r}: expected (rows, columns)")
         height, width = (_integer("shape", side, 0) for side in shape)
     view = View(reader, (height, width), cast(Overlap, overlap), stride, cast(Any, reduce), selection)
-    view.keys  # noqa: B018 - unknown keys and names are refused here, not in a task
+    _ = view.keys  # unknown keys and names are refused here, not in a task
     labels = make_labels(view, options.get("labels", "key"))
     view = View(reader, (height, width), view.overlap, stride, view.reduce, selection, labels)
     rest = {name: bool(options.get(name, name == "entries")) for name in ("layers", "color", "entries")}

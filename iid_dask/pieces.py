@@ -206,7 +206,7 @@ def read_pieces(
 def say_once_if_cut(view: View) -> None:
     """Warn, once a reader and shape, of boxes that the shape does not hold."""
 
-    def look() -> bool:
+    def _look() -> bool:
         boxes = view.reader.columns.boxes
         beyond = view.reader.live & ((boxes[:, 2] > view.shape[0]) | (boxes[:, 3] > view.shape[1]))
         count = int(np.count_nonzero(beyond))
@@ -221,4 +221,4 @@ def say_once_if_cut(view: View) -> None:
             )
         return bool(count)
 
-    view.reader.remember(("cut", view.shape), look)
+    view.reader.remember(("cut", view.shape), _look)

@@ -294,7 +294,7 @@ def test_missing_keys_are_named() -> None:
     with iid_dask.open(DATA / "nuclei.iid") as reader:
         for key in (125, -1, 2**40, "1", 1.0, True):
             with pytest.raises(KeyError, match="keys are integers from 0 to 124, 125 in all"):
-                reader[key]  # type: ignore[index]
+                reader[key]
         assert np.uint32(3) in reader
         assert reader[np.int64(3)].key == 3
     with iid_dask.open(DATA / "empty.iid") as reader, pytest.raises(KeyError, match="the file has no entries"):

@@ -373,7 +373,7 @@ def test_flipped_bits_of_an_empty_file() -> None:
     whole = answers(EMPTY)
     for at, flipped in _flips(EMPTY):
         found = answers(flipped)
-        assert found is None or {**found, "metadata": ""} == {**whole, "metadata": ""}, at  # type: ignore[dict-item]
+        assert found is None or {**found, "metadata": ""} == {**whole, "metadata": ""}, at
 
 
 def test_two_defects_at_once() -> None:

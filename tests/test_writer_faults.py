@@ -101,9 +101,9 @@ class Raw(io.FileIO):
         super().__init__(number, "wb")
         self.fault = fault
 
-    def write(self, data: object) -> int | None:  # type: ignore[override]
+    def write(self, data: object) -> int | None:
         self.fault.hit("write")
-        return super().write(memoryview(data)[:3000])  # type: ignore[arg-type]
+        return super().write(memoryview(data)[:3000])
 
     def close(self) -> None:
         if self.closed:
@@ -405,7 +405,7 @@ def test_names_beyond_the_limit_are_refused() -> None:
         plan_file("x.iid", [planned(13, address=Longest())], {}, {})
 
 
-class Many(list):  # type: ignore[type-arg]
+class Many(list):
     """A list that says it is long."""
 
     def __len__(self) -> int:
@@ -484,15 +484,15 @@ def test_what_is_refused_before_it_is_added(tmp_path: Path) -> None:
     with iid_dask.IIDWriter(path) as writer:
         assert writer.add(b"a", b"1", (0, 0, 2, 2), one) == 0
         with pytest.raises(TypeError, match="entry 1: domain is str, expected bytes"):
-            writer.add("a", b"1", (0, 0, 2, 2), one)  # type: ignore[arg-type]
+            writer.add("a", b"1", (0, 0, 2, 2), one)
         with pytest.raises(TypeError, match="entry 1: address is int, expected bytes"):
-            writer.add(b"a", 1, (0, 0, 2, 2), one)  # type: ignore[arg-type]
+            writer.add(b"a", 1, (0, 0, 2, 2), one)
         with pytest.raises(ValueError, match=r"entry 1: mask of shape \(2, 3\), expected \(2, 2\)"):
             writer.add(b"a", b"1", (0, 0, 2, 2), np.ones((2, 3)))
         with pytest.raises(TypeError, match="entry 1: give either mask= or regions="):
             writer.add(b"a", b"1", (0, 0, 2, 2))
         with pytest.raises(TypeError, match="group name 3 is int"):
-            writer.add(b"a", b"1", (0, 0, 2, 2), one, groups=[3])  # type: ignore[list-item]
+            writer.add(b"a", b"1", (0, 0, 2, 2), one, groups=[3])
         with pytest.raises(ValueError, match="has no UTF-8 form"):
             writer.add_group("\ud800")
         with pytest.raises(KeyError, match="group 'g': no entry 1 was added"):

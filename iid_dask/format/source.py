@@ -148,6 +148,7 @@ class LocalSource:
         return bytes(buffer)
 
     def read_many(self, offsets: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
+        """Fill ``out`` with the ranges, one after another; many of them by one compiled loop."""
         descriptor = self._held()
         done = 0
         if len(offsets) >= MANY_RANGES and hasattr(os, "pread"):
