@@ -20,38 +20,38 @@ if TYPE_CHECKING:
     from iid_dask.export.completion import check_zarr as check_zarr
     from iid_dask.export.completion import open_zarr as open_zarr
     from iid_dask.export.zarr import to_zarr as to_zarr
+    from iid_dask.format.entry import Entry as Entry
+    from iid_dask.format.entry import Region as Region
     from iid_dask.format.layout import Limits as Limits
-    from iid_dask.format.reader import Entry as Entry
-    from iid_dask.format.reader import IIDReader as IIDReader
-    from iid_dask.format.reader import Region as Region
-    from iid_dask.format.reader import open_reader as open  # noqa: A004, F401 - users expect iid_dask.open(path)
     from iid_dask.format.writer import IIDWriter as IIDWriter
     from iid_dask.format.writer import add_index as add_index
     from iid_dask.format.writer import regions_of as regions_of
     from iid_dask.names import from_text as from_text
     from iid_dask.names import to_text as to_text
     from iid_dask.plot import write_png as write_png
+    from iid_dask.reader import IIDReader as IIDReader
+    from iid_dask.reader import open_reader as open  # noqa: A004, F401 - users expect iid_dask.open(path)
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "BBox": "iid_dask.bbox",
-    "Entry": "iid_dask.format.reader",
+    "Entry": "iid_dask.format.entry",
     "IIDChangedError": "iid_dask.errors",
     "IIDError": "iid_dask.errors",
     "IIDFormatError": "iid_dask.errors",
     "IIDLimitError": "iid_dask.errors",
     "IIDOverlapError": "iid_dask.errors",
-    "IIDReader": "iid_dask.format.reader",
+    "IIDReader": "iid_dask.reader",
     "IIDStoreError": "iid_dask.errors",
     "IIDWarning": "iid_dask.errors",
     "IIDWriter": "iid_dask.format.writer",
     "Limits": "iid_dask.format.layout",
-    "Region": "iid_dask.format.reader",
+    "Region": "iid_dask.format.entry",
     "add_index": "iid_dask.format.writer",
     "check_zarr": "iid_dask.export.completion",
     "from_text": "iid_dask.names",
-    "open": "iid_dask.format.reader",
+    "open": "iid_dask.reader",
     "open_zarr": "iid_dask.export.completion",
     "regions_of": "iid_dask.format.writer",
     "to_text": "iid_dask.names",

@@ -13,7 +13,7 @@ from xarray.core import indexing
 
 from iid_dask.arrays import TEXT, LazyArray, PixelArray, TableArray
 from iid_dask.format.layout import Limits
-from iid_dask.format.reader import IIDReader, open_reader
+from iid_dask.format.reader import RecordReader, open_records
 from iid_dask.layers import layer_numbers
 from iid_dask.views import OVERLAPS, REDUCES, Overlap, Selection, View
 
@@ -90,11 +90,11 @@ def open_pyramid(target: Any, *, levels: int | None = None, **options: Any) -> d
     return groups
 
 
-def _open(target: Any, options: dict[str, Any]) -> IIDReader:
+def _open(target: Any, options: dict[str, Any]) -> RecordReader:
     limits = options.get("limits")
     if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits = {limits!r}: expected iid_dask.Limits")
-    return open_reader(
+    return open_records(
         target,
         verify=options.get("verify", True),
         limits=limits,
@@ -105,7 +105,7 @@ def _open(target: Any, options: dict[str, Any]) -> IIDReader:
 # --- options ----------------------------------------------------------------------------------------------------
 
 
-def make_view(reader: IIDReader, options: Mapping[str, Any]) -> tuple[View, dict[str, bool]]:
+def make_view(reader: RecordReader, options: Mapping[str, Any]) -> tuple[View, dict[str, bool]]:
     """Check the options of the engine and return the view, and which variables are wanted beside the usual."""
     overlap = _choice("overlap", options.get("overlap", "last"), OVERLAPS)
     reduce = _choice("reduce", options.get("reduce", "nearest"), REDUCES)
@@ -290,7 +290,7 @@ def _variable(array: LazyArray, dims: tuple[str, ...], attrs: Mapping[str, Any] 
     return xr.Variable(dims, indexing.LazilyIndexedArray(array), attrs, encoding={"preferred_chunks": preferred})
 
 
-def attributes(reader: IIDReader) -> dict[str, Any]:
+def attributes(reader: RecordReader) -> dict[str, Any]:
     """Return a dataset's attributes: the metadata as stored, and its top-level keys."""
     plain = {key: value for key, value in reader.metadata.items() if key not in CF_NAMES and key != "iid_metadata"}
     return {**plain, "iid_metadata": reader.metadata_json}

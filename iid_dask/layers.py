@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from iid_dask import kernels
-from iid_dask.format.reader import IIDReader
+from iid_dask.format.reader import RecordReader
 from iid_dask.pieces import row_order
 from iid_dask.views import View
 
@@ -63,7 +63,7 @@ def _candidates(view: View) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield first[:found], second[:found]
 
 
-def _meet(reader: IIDReader, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _meet(reader: RecordReader, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Whether pairs of regions share a pixel; reads only the rows that both have."""
     boxes_a, boxes_b = (reader.columns.region_boxes[regions].astype(np.int64) for regions in (first, second))
     low = np.maximum(boxes_a[:, :2], boxes_b[:, :2])
@@ -72,7 +72,7 @@ def _meet(reader: IIDReader, first: np.ndarray, second: np.ndarray) -> np.ndarra
 
 
 def _meet_in(
-    reader: IIDReader,
+    reader: RecordReader,
     regions: tuple[np.ndarray, np.ndarray],
     boxes: tuple[np.ndarray, np.ndarray],
     low: np.ndarray,

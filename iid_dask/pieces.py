@@ -11,7 +11,7 @@ import numpy as np
 from iid_dask import kernels
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDWarning
-from iid_dask.format.reader import IIDReader
+from iid_dask.format.reader import RecordReader
 from iid_dask.views import Target, View, Window
 
 ZONE = 1024
@@ -22,7 +22,7 @@ BATCH = 8 * 2**20
 
 WHOLE = 4096
 """Bytes of a segment up to which it is read whole where the index has its checksum: damage is then an error, at the
-cost of a fraction of the painting; larger segments are read in part, so only `IIDReader.check` sees all of them."""
+cost of a fraction of the painting; larger segments are read in part, so only `RecordReader.check` sees all of them."""
 
 
 # --- which regions ----------------------------------------------------------------------------------------------
@@ -37,7 +37,7 @@ class RowOrder:
     zones: np.ndarray
 
 
-def row_order(reader: IIDReader) -> RowOrder:
+def row_order(reader: RecordReader) -> RowOrder:
     """Sort a file's regions for `touching`; made once a reader."""
 
     def make() -> RowOrder:
@@ -53,7 +53,7 @@ def row_order(reader: IIDReader) -> RowOrder:
     return reader.remember("row order", make)
 
 
-def touching(reader: IIDReader, box: BBox) -> np.ndarray:
+def touching(reader: RecordReader, box: BBox) -> np.ndarray:
     """Return the regions whose boxes meet ``box``, ascending, that is by ascending key; int64."""
     rows = row_order(reader)
     boxes = reader.columns.region_boxes

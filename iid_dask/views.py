@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from iid_dask.bbox import BBox
-from iid_dask.format.reader import IIDReader
+from iid_dask.format.reader import RecordReader
 
 OVERLAPS = ("last", "first", "smallest", "largest", "raise")
 REDUCES = ("nearest", "any")
@@ -38,7 +38,7 @@ class Selection:
     addresses: tuple[bytes, ...] | None = None
     area: tuple[int | None, int | None] | None = None
 
-    def resolve(self, reader: IIDReader) -> np.ndarray:
+    def resolve(self, reader: RecordReader) -> np.ndarray:
         """Return a bool array, one element a row of the lut.
 
         Raises
@@ -68,7 +68,7 @@ class Selection:
             keep &= (areas >= (0 if low is None else low)) & (areas <= (2**32 if high is None else high))
         return keep
 
-    def _by_name(self, reader: IIDReader) -> np.ndarray:
+    def _by_name(self, reader: RecordReader) -> np.ndarray:
         domains, addresses = reader.names()
         chosen = np.zeros_like(reader.live)
         chosen[reader.entry_keys] = True
@@ -93,7 +93,7 @@ class View:
 
     Attributes
     ----------
-    reader : IIDReader
+    reader : RecordReader
     shape : (rows, cols)
         Of the image at full resolution; pixels beyond it are cut.
     overlap : {"last", "first", "smallest", "largest", "raise"}
@@ -107,7 +107,7 @@ class View:
         What is painted for each key; default key + 1 as uint32.
     """
 
-    reader: IIDReader
+    reader: RecordReader
     shape: tuple[int, int]
     overlap: Overlap = "last"
     stride: int = 1

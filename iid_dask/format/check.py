@@ -16,7 +16,7 @@ from iid_dask.format.segments import Index, SegmentColumns, read_index, region_l
 from iid_dask.format.source import Source
 
 if TYPE_CHECKING:
-    from iid_dask.format.reader import IIDReader
+    from iid_dask.format.reader import RecordReader
 
 MAX_DEFECTS = 10_000
 """Defects that one check lists."""
@@ -28,7 +28,7 @@ def file_defects(source: Source, limits: Limits | None = None) -> list[IIDFormat
     Each section is looked at as far as the ones before it allow: a broken lut hides its segments, but not the
     metadata.
     """
-    from iid_dask.format.reader import IIDReader
+    from iid_dask.format.reader import RecordReader
 
     found: list[IIDFormatError] = []
     head = source.read(0, min(source.size, HEADER.itemsize))
@@ -40,11 +40,11 @@ def file_defects(source: Source, limits: Limits | None = None) -> list[IIDFormat
     if found:
         return found
     try:
-        return IIDReader(source, limits=limits).check()
+        return RecordReader(source, limits=limits).check()
     except IIDFormatError as error:
         found.append(error)
     try:
-        more = IIDReader(source, limits=limits, verify=False).check()
+        more = RecordReader(source, limits=limits, verify=False).check()
     except IIDFormatError:
         return found  # the same error again: it was no checksum's
     said = {defect.args[:4] for defect in found}
@@ -68,7 +68,7 @@ def _table_defects(source: Source, header: np.void, limits: Limits) -> Iterator[
         yield error
 
 
-def content_defects(reader: IIDReader) -> Iterator[IIDFormatError]:
+def content_defects(reader: RecordReader) -> Iterator[IIDFormatError]:
     """Yield every defect of names, segments and checksums of a file that opens."""
     lut, name = reader.lut, reader.name
     held = np.flatnonzero(lut["iid_length"] > 0)
@@ -92,7 +92,7 @@ def content_defects(reader: IIDReader) -> Iterator[IIDFormatError]:
         yield from _pixel_defects(reader, base, key, scan.columns, crcs)
 
 
-def _section_crc_defects(reader: IIDReader, index: Index) -> Iterator[IIDFormatError]:
+def _section_crc_defects(reader: RecordReader, index: Index) -> Iterator[IIDFormatError]:
     for section, wanted in index.section_crcs.items():
         offset = int(reader.header[f"{section}_offset"])
         crc = zlib.crc32(reader.source.read(offset, int(reader.header[f"{section}_length"])))
@@ -122,7 +122,7 @@ def _index_defects(
             )
 
 
-def _name_defects(reader: IIDReader, keys: np.ndarray) -> Iterator[IIDFormatError]:
+def _name_defects(reader: RecordReader, keys: np.ndarray) -> Iterator[IIDFormatError]:
     for key in keys.tolist():
         try:
             reader.names([key])
@@ -131,7 +131,7 @@ def _name_defects(reader: IIDReader, keys: np.ndarray) -> Iterator[IIDFormatErro
 
 
 def _pixel_defects(
-    reader: IIDReader, base: int, key: int, columns: SegmentColumns, crcs: np.ndarray | None
+    reader: RecordReader, base: int, key: int, columns: SegmentColumns, crcs: np.ndarray | None
 ) -> Iterator[IIDFormatError]:
     from iid_dask import kernels
 

@@ -7,15 +7,15 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, Self, TypeVar, cast
 
 import numpy as np
 
-from iid_dask.bbox import BBox, union
-from iid_dask.errors import IIDFormatError, IIDLimitError, IIDWarning
+from iid_dask.bbox import union
+from iid_dask.errors import IIDFormatError, IIDWarning
+from iid_dask.format.entry import Entry
 from iid_dask.format.layout import (
     HEADER,
     IID_HEAD,
@@ -26,7 +26,6 @@ from iid_dask.format.layout import (
     REGION_HEAD,
     SEGMENT_HEAD,
     Limits,
-    packed_size,
 )
 from iid_dask.format.sections import (
     brief,
@@ -52,126 +51,8 @@ from iid_dask.once import Once
 FIRST_READ = 64 * 1024
 """Bytes of the first read: header and tables of a small file in one request."""
 
-
-@dataclass(frozen=True)
-class Region:
-    """One stored piece of a segment.
-
-    Attributes
-    ----------
-    bbox : BBox
-        In image pixels.
-    bits : bytes
-        Row-major mask bits, most significant first.
-    """
-
-    bbox: BBox
-    bits: bytes
-
-    def mask(self) -> np.ndarray:
-        """Return the pixels, bool, shape ``bbox.shape``."""
-        count = self.bbox.height * self.bbox.width
-        bits = np.unpackbits(np.frombuffer(self.bits, np.uint8), count=count)
-        return bits.view(bool).reshape(self.bbox.shape)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An IID and its segment; everything but ``key`` is read when it is asked for.
-
-    Examples
-    --------
-    >>> import iid_dask
-    >>> with iid_dask.open(iid_dask.sample("us")) as f:
-    ...     entry = f[1]
-    ...     entry.domain, entry.address, tuple(entry.bbox), entry.area, entry.groups
-    (b'states', b'04', (296, 174, 429, 273), 11613, ('states',))
-    """
-
-    reader: IIDReader
-    key: int
-
-    @property
-    def domain(self) -> bytes:
-        """Domain of the IID, exact bytes."""
-        return self.reader.names([self.key])[0][0]
-
-    @property
-    def address(self) -> bytes:
-        """Address of the IID, exact bytes."""
-        return self.reader.names([self.key])[1][0]
-
-    @property
-    def bbox(self) -> BBox:
-        """The segment's box in image pixels; it may be loose."""
-        columns, row = self.reader.segment_columns(self.key)
-        return BBox.of(columns.boxes[row].tolist())
-
-    @property
-    def area(self) -> int:
-        """Pixels."""
-        columns, row = self.reader.segment_columns(self.key)
-        return int(columns.areas[row])
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """Names of the groups that hold the entry."""
-        return tuple(name for name, keys in self.reader.groups.items() if _holds(keys, self.key))
-
-    @property
-    def regions(self) -> tuple[Region, ...]:
-        """The stored pieces, whole.
-
-        Raises
-        ------
-        IIDFormatError
-            If an index tells that the segment's bytes are damaged (unless the file was opened with
-            ``verify=False``).
-        """
-        columns, row = self.reader.segment_columns(self.key)
-        data = self.reader.segment_bytes(self.key)
-        first, stop = int(columns.first_region[row]), int(columns.first_region[row + 1])
-        boxes = columns.region_boxes[first:stop]
-        sizes = region_lengths(boxes)
-        starts = columns.region_bits[first:stop].astype(np.int64) - int(self.reader.lut["segment_offset"][self.key])
-        return tuple(
-            Region(BBox.of(box), data[start : start + size])
-            for box, start, size in zip(boxes.tolist(), starts.tolist(), sizes.tolist(), strict=True)
-        )
-
-    def mask(self) -> np.ndarray:
-        """Return the segment's pixels.
-
-        Returns
-        -------
-        bool array, shape ``bbox.shape``
-            Element (0, 0) is the image pixel (bbox.min_row, bbox.min_col).
-
-        Raises
-        ------
-        IIDLimitError
-            If the array would be larger than ``limits.max_decoded_bytes`` of the open file.
-        """
-        box = self.bbox
-        limit = self.reader.limits.max_decoded_bytes
-        if box.height * box.width > limit:
-            raise IIDLimitError(
-                f"{self.reader.name}: entry {self.key}: its box of {box.height} x {box.width} pixels takes "
-                f"{box.height * box.width} bytes as an array, more than limits.max_decoded_bytes = {limit}; "
-                "read a window of it through xr.open_dataset(..., keys=[key]), or raise the limit"
-            )
-        out = np.zeros(box.shape, bool)
-        for region in self.regions:
-            rows, cols = region.bbox.slices
-            top, left = box.min_row, box.min_col
-            part = out[rows.start - top : rows.stop - top, cols.start - left : cols.stop - left]
-            # Bands of a multiple of 8 rows begin with a byte, and spare a second array of the mask's size.
-            band = max(8, 2**20 // region.bbox.width // 8 * 8)
-            for row in range(0, region.bbox.height, band):
-                some = part[row : row + band]
-                bits = np.frombuffer(region.bits, np.uint8, packed_size(*some.shape), row * region.bbox.width // 8)
-                some |= np.unpackbits(bits, count=some.size).view(bool).reshape(some.shape)
-        return out
+FEW, SPARSE = 1024, 16
+"""Entries that are looked at one by one are at most so many, and at most one in so many of the file."""
 
 
 def _heads_agree(columns: SegmentColumns, key: int, data: bytes) -> bool:
@@ -190,13 +71,8 @@ def _heads_agree(columns: SegmentColumns, key: int, data: bytes) -> bool:
     return bool(np.array_equal(found.view(REGION_HEAD)[:, 0], wanted))
 
 
-def _holds(keys: np.ndarray, key: int) -> bool:
-    at = int(np.searchsorted(keys, key))
-    return at < len(keys) and int(keys[at]) == key
-
-
-class IIDReader(Mapping[int, Entry]):
-    """A read-only mapping key -> `Entry` over an open ``.iid`` file; make one with `iid_dask.open`.
+class RecordReader(Mapping[int, Entry]):
+    """A read-only mapping key -> `Entry` over the records of an open ``.iid`` file.
 
     Opening reads the header, the lut, the metadata and the groups. Columns that need the segments are made at
     first use: from the index, or by one pass over the segments. Safe to use from many threads; pickles to the
@@ -309,15 +185,15 @@ class IIDReader(Mapping[int, Entry]):
         return f"keys are integers from {keys[0]} to {keys[-1]}, {len(keys)} in all"
 
     def __repr__(self) -> str:
-        return f"<IIDReader {self.name}: {len(self)} entries, {len(self.groups)} groups>"
+        return f"<{type(self).__name__} {self.name}: {len(self)} entries, {len(self.groups)} groups>"
 
     def __hash__(self) -> int:
         return hash(self._identity)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, IIDReader) and self._identity == other._identity
+        return isinstance(other, RecordReader) and self._identity == other._identity
 
-    def __enter__(self) -> IIDReader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -330,7 +206,7 @@ class IIDReader(Mapping[int, Entry]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         kind, arguments = self.source.__reduce__()[:2]
-        return reopen, (kind, arguments, self.verify_checksums, self.limits)
+        return reopen, (type(self), kind, arguments, self.verify_checksums, self.limits)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return ("iid_dask.IIDReader", self._identity, self.verify_checksums)
@@ -385,15 +261,18 @@ class IIDReader(Mapping[int, Entry]):
         around = union(self.columns.boxes[self.live])
         return around.max_row, around.max_col
 
-    def segment_columns(self, key: int) -> tuple[SegmentColumns, int]:
-        """Return columns that hold an entry, and its row there, without a pass over the others."""
-        if self.index is not None or "columns" in self.__dict__:
-            return self.columns, key
+    def segment_columns(self, keys: np.ndarray) -> tuple[SegmentColumns, np.ndarray]:
+        """Return columns that hold some entries, and their rows there.
+
+        A few entries of a file whose columns were not needed yet cost no pass over the others.
+        """
+        if "columns" in self.__dict__ or len(keys) > FEW or len(keys) * SPARSE > len(self.lut):
+            return self.columns, keys
         base = int(self.header["segments_offset"])
-        rows = self.lut[key : key + 1]
+        rows = self.lut[keys]
         scan = scan_segments(self.source, base, rows)
         raise_first(scan_defects(self.name, base, rows, scan))
-        return scan.columns, 0
+        return scan.columns, np.arange(len(keys))
 
     def remember(self, what: Any, make: Callable[[], Any]) -> Any:
         """Return ``make()``, or what it returned when it was last asked for under this name; a few are kept."""
@@ -413,16 +292,18 @@ class IIDReader(Mapping[int, Entry]):
         row = self.lut[key]
         base = int(self.header["segments_offset"]) + int(row["segment_offset"])
         data = self.source.read(base, int(row["segment_length"]))
-        columns, at = self.segment_columns(key)
-        if columns.crcs is not None and self.verify_checksums and (crc := zlib.crc32(data)) != columns.crcs[at]:
-            raise crc_defect(self.name, "segments", key, base, crc, int(columns.crcs[at]))
-        if self.index is not None and self.verify_checksums and not _heads_agree(columns, key, data):
+        if not self.verify_checksums or not self.has_index:
+            return data
+        columns = self.columns
+        if columns.crcs is not None and (crc := zlib.crc32(data)) != columns.crcs[key]:
+            raise crc_defect(self.name, "segments", key, base, crc, int(columns.crcs[key]))
+        if not _heads_agree(columns, key, data):
             # The checksums of an index only say that it is as it was made, not that it was made for these bytes.
             raise IIDFormatError(
                 self.name,
                 "index",
                 key,
-                self.index.offset + INDEX_SEGMENT.itemsize * key,
+                (self.index.offset if self.index else 0) + INDEX_SEGMENT.itemsize * key,
                 "boxes or an area that differ from the segment's",
                 "what the segment itself says (verify=False reads on)",
             )
@@ -567,58 +448,31 @@ def _is_key_list(value: object, n_rows: int) -> bool:
 
 # --- opening, once a process ------------------------------------------------------------------------------------
 
-_readers: Once[IIDReader] = Once(64)
+_readers: Once[RecordReader] = Once(64)
+
+R = TypeVar("R", bound=RecordReader)
 
 
-def reopen(kind: Any, arguments: tuple[Any, ...], verify: bool, limits: Limits) -> IIDReader:
+def reopen(reader: type[R], kind: Any, arguments: tuple[Any, ...], verify: bool, limits: Limits) -> R:
     """Open what a pickle names, or return this process's reader of it; tasks come here."""
     if kind not in (LocalSource, RemoteSource, BytesSource):  # a caller's own, of which nothing is known
-        return IIDReader(kind(*arguments), verify=verify, limits=limits)
-    token = (kind, *(repr(a) if isinstance(a, dict) else a for a in arguments), verify, limits)
-    return _readers.get(token, lambda: IIDReader(kind(*arguments), verify=verify, limits=limits))
+        return reader(kind(*arguments), verify=verify, limits=limits)
+    token = (reader, kind, *(repr(a) if isinstance(a, dict) else a for a in arguments), verify, limits)
+    return cast(R, _readers.get(token, lambda: reader(kind(*arguments), verify=verify, limits=limits)))
 
 
-def open_reader(
+def open_records(
     target: Any,
     *,
     verify: bool = True,
     limits: Limits | None = None,
     storage_options: Mapping[str, Any] | None = None,
-) -> IIDReader:
-    """Open an ``.iid`` file.
-
-    Parameters
-    ----------
-    target : path, URL, bytes or binary file object
-        Anything that fsspec reads; ``~`` is expanded.
-    verify
-        Compare what is read with the checksums of the file's index, if it has one. False reads damaged files.
-    limits : Limits, optional
-        What the file may cost.
-    storage_options : mapping, optional
-        For the fsspec file system of a URL.
-
-    Returns
-    -------
-    IIDReader
-        Also a context manager, which closes the file.
-
-    Raises
-    ------
-    IIDFormatError
-        If the bytes are not a sound ``.iid`` file.
-    FileNotFoundError, IsADirectoryError, PermissionError
-
-    Examples
-    --------
-    >>> import iid_dask
-    >>> with iid_dask.open(iid_dask.sample("us")) as f:
-    ...     print(len(f), f.shape, list(f.groups))
-    3155 (600, 1000) ['nation', 'states', 'counties']
-    """
+    reader: type[Any] = RecordReader,
+) -> Any:
+    """Open an ``.iid`` file as a reader of the class given; the rest is said at `iid_dask.open`."""
     source = as_source(target, storage_options)
     try:
-        return IIDReader(source, verify=verify, limits=limits)
+        return reader(source, verify=verify, limits=limits)
     except BaseException:
         source.close()
         raise

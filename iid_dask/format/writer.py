@@ -13,6 +13,7 @@ import numpy as np
 
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDLimitError
+from iid_dask.format.entry import Entry, Region
 from iid_dask.format.layout import (
     HEADER,
     IID_HEAD,
@@ -25,7 +26,7 @@ from iid_dask.format.layout import (
     Limits,
     packed_size,
 )
-from iid_dask.format.reader import Entry, IIDReader, Region, open_reader
+from iid_dask.format.reader import RecordReader, open_records
 from iid_dask.format.sections import nesting
 from iid_dask.format.segments import SegmentColumns, index_bytes
 from iid_dask.format.target import BUFFER, atomic_write
@@ -212,7 +213,8 @@ class IIDWriter:
 
     def _add_stored(self, entry: Entry, domain: bytes, address: bytes, groups: Iterable[str]) -> int:
         reader, old = entry.reader, entry.key
-        columns, row = reader.segment_columns(old)
+        columns, rows = reader.segment_columns(np.array([old]))
+        row = int(rows[0])
         first, stop = int(columns.first_region[row]), int(columns.first_region[row + 1])
         head = SEGMENT_HEAD.itemsize
         planned = Planned(
@@ -251,7 +253,7 @@ class IIDWriter:
                 raise KeyError(f"group {name!r}: no entry {key} was added")
         self._groups.setdefault(name, []).extend(found)
 
-    def copy(self, reader: IIDReader) -> None:
+    def copy(self, reader: RecordReader) -> None:
         """Add everything of an open file: entries, removed entries, groups."""
         offset = len(self._entries)
         _ = reader.columns  # one pass for all, where there is no index
@@ -538,7 +540,7 @@ def add_index(path: str | os.PathLike[str], out: str | os.PathLike[str] | None =
     IIDFormatError
         If the file is damaged; nothing was written.
     """
-    with open_reader(os.fspath(path)) as reader:
+    with open_records(os.fspath(path)) as reader:
         defects = reader.check()
         if defects:
             raise defects[0]
