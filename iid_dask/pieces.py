@@ -151,7 +151,7 @@ def _plan_pieces(view: View, target: Target, regions: np.ndarray, keys: np.ndarr
     return Pieces(hits, firsts, counts, left[hits], right[hits], offsets, lengths, bits_before, whole)
 
 
-def _batches(offsets: np.ndarray, lengths: np.ndarray, gap: int) -> Iterator[slice]:
+def batches(offsets: np.ndarray, lengths: np.ndarray, gap: int) -> Iterator[slice]:
     """Cut pieces into runs of at most `BATCH` bytes, those read in vain between two included, or one piece."""
     between = np.zeros(len(lengths), np.int64)
     between[1:] = offsets[1:] - offsets[:-1] - lengths[:-1]
@@ -195,7 +195,7 @@ def read_pieces(
     """Read regions' bits, at most about `BATCH` bytes at once; yield whose they are and what the kernels want."""
     reader = view.reader
     pieces = _plan_pieces(view, target, regions, keys)
-    for some in _batches(pieces.offsets, pieces.lengths, reader.gap):
+    for some in batches(pieces.offsets, pieces.lengths, reader.gap):
         data, places = reader.read_bits(pieces.offsets[some], pieces.lengths[some])
         hits, whole = pieces.hits[some], pieces.whole[some]
         reader.verify_segments(keys[hits][whole], regions[hits][whole], data, places[whole])

@@ -66,8 +66,8 @@ class IIDReader(RecordReader):
         ...     [f[key].address for key in f.at(300, 200)]
         ...     keys, points = f.at([300, 0], [200, 0])
         ...     keys.tolist(), points.tolist()
-        [b'None', b'04', b'04013']
-        ([0, 1, 99], [0, 0, 0])
+        [b'None', b'04', b'04015']
+        ([0, 1, 50], [0, 0, 0])
         """
         from iid_dask import queries
 
@@ -93,7 +93,7 @@ class IIDReader(RecordReader):
         >>> import iid_dask
         >>> with iid_dask.open(iid_dask.sample("us")) as f:
         ...     f.region((300, 200, 310, 210)).tolist(), len(f.region((300, 200, 310, 210), exact=False))
-        ([0, 1, 99, 107], 4)
+        ([0, 1, 50], 4)
         """
         from iid_dask import queries
 
@@ -166,8 +166,8 @@ class IIDReader(RecordReader):
         --------
         >>> import iid_dask
         >>> with iid_dask.open(iid_dask.sample("us")) as f:
-        ...     [f[key].address for key in f.filter(groups="states", area=(30_000, None))]
-        [b'48']
+        ...     [f[key].address for key in f.filter(groups="states", area=(16_593, None))]
+        [b'48', b'06', b'30']
         """
         from iid_dask import queries
 
@@ -195,9 +195,9 @@ class IIDReader(RecordReader):
         ...     print(f.entries(f.at(300, 200), columns=["domain", "area"], names="text"))
                  domain    area
         entry
-        0        nation  315513
+        0        nation  327509
         1        states   11613
-        99     counties     951
+        50     counties    1387
         """
         from iid_dask import entries
 

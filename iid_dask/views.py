@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import numpy as np
 
 from iid_dask.bbox import BBox
 from iid_dask.format.reader import RecordReader
+from iid_dask.lookup import find_names, members
 
 OVERLAPS = ("last", "first", "smallest", "largest", "raise")
 REDUCES = ("nearest", "any")
@@ -50,38 +52,36 @@ class Selection:
         if self.keys is not None:
             for key in self.keys:
                 reader[key]
-            chosen = np.zeros_like(keep)
-            chosen[list(self.keys)] = True
-            keep &= chosen
+            keep &= _only(keep, list(self.keys))
         if self.groups is not None:
-            chosen = np.zeros_like(keep)
-            for name in self.groups:
-                if name not in reader.groups:
-                    raise KeyError(f"{reader.name}: no group {name!r}; there is: {list(reader.groups)}")
-                chosen[reader.groups[name]] = True
-            keep &= chosen
-        if self.domains is not None or self.addresses is not None:
-            keep &= self._by_name(reader)
+            keep &= _only(keep, members(reader, self.groups))
+        for what, wanted in (("domain", self.domains), ("address", self.addresses)):
+            if wanted is not None:
+                keep &= _only(keep, _bearing(reader, what, wanted))
         if self.area is not None:
             low, high = self.area
             areas = reader.columns.areas
             keep &= (areas >= (0 if low is None else low)) & (areas <= (2**32 if high is None else high))
         return keep
 
-    def _by_name(self, reader: RecordReader) -> np.ndarray:
-        domains, addresses = reader.names()
-        chosen = np.zeros_like(reader.live)
-        chosen[reader.entry_keys] = True
-        for what, wanted, found in (("domain", self.domains, domains), ("address", self.addresses, addresses)):
-            if wanted is None:
-                continue
-            missing = set(wanted) - set(found)
-            if missing:
-                some = sorted(set(found))[:5]
-                raise KeyError(f"{reader.name}: no entry has the {what} {min(missing)!r}; some that exist: {some}")
-            names = set(wanted)
-            chosen[reader.entry_keys] &= np.fromiter((name in names for name in found), bool, len(found))
-        return chosen
+
+def _only(like: np.ndarray, keys: Any) -> np.ndarray:
+    chosen = np.zeros_like(like)
+    chosen[keys] = True
+    return chosen
+
+
+def _bearing(reader: RecordReader, what: str, wanted: Sequence[bytes]) -> np.ndarray:
+    """Return the keys of entries with one of some domains or addresses, of which each must occur."""
+    text, starts, middles, stops = reader.name_spans()
+    spans = (starts, middles) if what == "domain" else (middles, stops)
+    found = find_names(text, *spans, wanted)
+    missing = np.setdiff1d(np.arange(len(set(wanted))), found)
+    if len(missing):
+        some = sorted({text[a:b] for a, b in zip(*(span.tolist() for span in spans), strict=True)})[:5]
+        name = sorted(set(wanted))[missing[0]]
+        raise KeyError(f"{reader.name}: no entry has the {what} {name!r}; some that exist: {some}")
+    return reader.entry_keys[found >= 0]
 
 
 ALL = Selection()

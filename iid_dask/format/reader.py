@@ -396,15 +396,16 @@ class RecordReader(Mapping[int, Entry]):
         if whole and self.index is not None and self.verify_checksums:
             section = self.source.read(base, int(self.header["iids_length"]))
             self._check_crc("iids", section)
-            data, places = np.frombuffer(section, np.uint8), rows["iid_offset"].astype(np.int64)
+            places = rows["iid_offset"].astype(np.int64)
         else:
             offsets = rows["iid_offset"].astype(np.int64) + base
             data, places = gather(self.source, offsets, rows["iid_length"].astype(np.int64))
-        return self._find_names(rows, data, places)
+            section = data.tobytes()
+        return section, *self._find_names(rows, np.frombuffer(section, np.uint8), places)
 
     def _find_names(
         self, rows: np.ndarray, data: np.ndarray, places: np.ndarray
-    ) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         width = IID_HEAD.itemsize
         heads = data[places[:, None] + np.arange(width)].view(IID_HEAD)[:, 0] if len(places) else np.zeros(0, IID_HEAD)
         domain, address = heads["domain_length"].astype(np.int64), heads["address_length"].astype(np.int64)
@@ -420,7 +421,7 @@ class RecordReader(Mapping[int, Entry]):
                 f"key {row['key']} and {int(row['iid_length']) - width} bytes in all, as in the lut",
             )
         starts = places + width
-        return data.tobytes(), starts, starts + domain, starts + domain + address
+        return starts, starts + domain, starts + domain + address
 
     def check(self) -> list[IIDFormatError]:
         """Validate the whole file and return the defects found, [] for a sound one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -101,18 +102,32 @@ def scan_segments(source: Source, base: int, lut: np.ndarray) -> Scan:
     boxes, areas = np.zeros((len(order), 4), np.uint16), np.zeros(len(order), np.uint32)
     counts, defects = np.zeros(len(order), np.uint32), np.zeros((len(order), 4), np.int64)
     found_boxes, found_bits = [], []
-    at, where = 0, int(starts[0]) if len(order) else 0
-    end = int(stops[-1]) if len(order) else 0
-    while at < len(order):
-        data = np.empty(min(BLOCK, end - where), np.uint8)
-        source.read_many(np.array([base + where]), np.array([len(data)]), data)
-        room = len(data) // REGION_HEAD.itemsize
-        some_boxes, some_bits = np.empty((room, 4), np.uint16), np.empty(room, np.uint32)
-        at, where, filled = kernels.scan(
-            data, where, keys, starts, stops, at, where, boxes, areas, counts, some_boxes, some_bits, defects
-        )
-        found_boxes.append(some_boxes[:filled].copy())
-        found_bits.append(some_bits[:filled].copy())
+    # Rows of a few entries may lie far apart: what is between them is not read.
+    apart = np.flatnonzero(starts[1:] > stops[:-1] + source.gap) + 1
+    for first, last in pairwise([0, *apart.tolist(), len(order)]):
+        rows = slice(first, last)
+        at, where = 0, int(starts[first]) if first < last else 0
+        while at < last - first:
+            data = np.empty(min(BLOCK, int(stops[last - 1]) - where), np.uint8)
+            source.read_many(np.array([base + where]), np.array([len(data)]), data)
+            room = len(data) // REGION_HEAD.itemsize
+            some_boxes, some_bits = np.empty((room, 4), np.uint16), np.empty(room, np.uint32)
+            found = some_boxes, some_bits, defects[rows]
+            at, where, filled = kernels.scan(
+                data,
+                where,
+                keys[rows],
+                starts[rows],
+                stops[rows],
+                at,
+                where,
+                boxes[rows],
+                areas[rows],
+                counts[rows],
+                *found,
+            )
+            found_boxes.append(some_boxes[:filled].copy())
+            found_bits.append(some_bits[:filled].copy())
     region_boxes = np.concatenate([*found_boxes, np.zeros((0, 4), np.uint16)])
     region_bits = np.concatenate([*found_bits, np.zeros(0, np.uint32)])
     return _by_row(n, order, boxes, areas, counts, region_boxes, region_bits, defects)

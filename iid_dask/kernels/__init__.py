@@ -4,6 +4,7 @@ Bits are numbered as the format lays them: bit 0 is the most significant bit of 
 """
 
 from iid_dask.kernels.find import box_pairs, find, first_fit, masks_meet
+from iid_dask.kernels.names import find_names
 from iid_dask.kernels.paint import (
     chunk_facts,
     colorize,
@@ -13,6 +14,7 @@ from iid_dask.kernels.paint import (
     paint_samples,
     paint_window,
 )
+from iid_dask.kernels.points import any_bits, points_in_boxes
 from iid_dask.kernels.read import read_ranges
 from iid_dask.kernels.runs import count_runs, label_runs, pack_runs, run_boxes
 from iid_dask.kernels.scan import (
@@ -37,12 +39,14 @@ __all__ = [
     "REGION_OUTSIDE",
     "SEGMENT_BOX",
     "SOUND",
+    "any_bits",
     "box_pairs",
     "chunk_facts",
     "colorize",
     "count_runs",
     "damaged",
     "find",
+    "find_names",
     "first_fit",
     "label_runs",
     "loose_sides",
@@ -53,6 +57,7 @@ __all__ = [
     "paint_recorded",
     "paint_samples",
     "paint_window",
+    "points_in_boxes",
     "popcount",
     "read_ranges",
     "run_boxes",

@@ -1,0 +1,231 @@
+"""Questions to one file: columns first, names and pixels only of what is left. Answers are ascending keys."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import index
+from typing import Any
+
+import numpy as np
+
+from iid_dask import kernels
+from iid_dask.bbox import BBox
+from iid_dask.format.layout import MAX_SIDE
+from iid_dask.format.reader import RecordReader
+from iid_dask.lookup import as_groups, as_names, members, named
+from iid_dask.pieces import batches, read_pieces, touching
+from iid_dask.views import View, Window
+
+WHOLE = BBox(0, 0, MAX_SIDE, MAX_SIDE)
+"""All pixels that a file can hold."""
+
+PAIRS = 2**18
+"""Pairs of a region and a point in its box that are looked at together, at least."""
+
+
+# --- by name and by column --------------------------------------------------------------------------------------
+
+
+def look_for(
+    reader: RecordReader,
+    addresses: bytes | Iterable[bytes] | None,
+    domains: bytes | Iterable[bytes] | None = None,
+    groups: str | Iterable[str] | None = None,
+) -> np.ndarray:
+    """Find the entries of certain names; see `iid_dask.IIDReader.look_for`."""
+    wanted, of_domains = as_names("addresses", addresses), as_names("domains", domains)
+    return named(reader, _in_groups(reader, groups), of_domains, wanted)
+
+
+def filter_entries(
+    reader: RecordReader,
+    *,
+    groups: str | Iterable[str] | None = None,
+    domains: bytes | Iterable[bytes] | None = None,
+    area: tuple[int | None, int | None] | None = None,
+    bbox: BBox | Sequence[int] | None = None,
+) -> np.ndarray:
+    """Find the entries that pass all of these; see `iid_dask.IIDReader.filter`."""
+    of_domains, bounds = as_names("domains", domains), as_bounds(area)
+    box = None if bbox is None else BBox.of(bbox)
+    keys = _in_groups(reader, groups)
+    if bounds is not None or box is not None:
+        columns, rows = reader.segment_columns(keys)
+        keep = np.ones(len(keys), bool)
+        if bounds is not None:
+            keep &= within(columns.areas[rows], bounds)
+        if box is not None:
+            keep &= boxes_meet(columns.boxes[rows], box)
+        keys = keys[keep]
+    return named(reader, keys, of_domains)
+
+
+def as_bounds(area: Any) -> tuple[int | None, int | None] | None:
+    """Return (min, max) as integers or None.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For anything else than two integers or None.
+    """
+    if area is None:
+        return None
+    if not isinstance(area, Iterable) or len(area := tuple(area)) != 2:
+        raise ValueError(f"area = {area!r}: expected (min, max) in pixels, None for no bound")
+    low, high = (None if bound is None else index(bound) for bound in area)
+    return low, high
+
+
+def within(areas: np.ndarray, bounds: tuple[int | None, int | None]) -> np.ndarray:
+    """Whether areas lie within bounds, both included."""
+    low, high = bounds
+    keep = np.ones(len(areas), bool)
+    if low is not None:
+        keep &= areas >= low
+    if high is not None:
+        keep &= areas <= high
+    return keep
+
+
+def boxes_meet(boxes: np.ndarray, box: BBox) -> np.ndarray:
+    """Whether boxes, uint16, shape (n, 4), share a pixel with one."""
+    top, left, bottom, right = np.array(tuple(box.intersection(WHOLE)), np.uint16)
+    rows = np.maximum(boxes[:, 0], top) < np.minimum(boxes[:, 2], bottom)
+    return rows & (np.maximum(boxes[:, 1], left) < np.minimum(boxes[:, 3], right))
+
+
+def _in_groups(reader: RecordReader, groups: str | Iterable[str] | None) -> np.ndarray:
+    chosen = as_groups(groups)
+    return reader.entry_keys if chosen is None else members(reader, chosen)
+
+
+# --- by place ---------------------------------------------------------------------------------------------------
+
+
+def region(reader: RecordReader, bbox: BBox | Sequence[int], *, exact: bool = True) -> np.ndarray:
+    """Find the entries in a section of the image; see `iid_dask.IIDReader.region`."""
+    box = BBox.of(bbox).intersection(WHOLE)
+    columns = reader.columns
+    if not exact:
+        return np.flatnonzero(boxes_meet(columns.boxes, box)).astype(np.uint32)
+    regions = touching(reader, box)
+    keys = columns.region_keys(regions)
+    boxes = columns.boxes[keys]
+    inside = np.all((boxes[:, :2] >= (box.min_row, box.min_col)) & (boxes[:, 2:] <= (box.max_row, box.max_col)), axis=1)
+    found = inside & (columns.areas[keys] > 0)
+    found[~inside] = _have_pixels(reader, box, regions[~inside], keys[~inside])
+    return np.unique(keys[found])
+
+
+def _have_pixels(reader: RecordReader, box: BBox, regions: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Whether regions have a pixel in a box."""
+    out = np.zeros(len(regions), bool)
+    view = View(reader, WHOLE.shape)
+    for hits, (data, bits, _, counts, left, right) in read_pieces(view, Window(box), regions, keys):
+        kernels.any_bits(data, bits, counts, left, right, box.min_col, box.max_col, hits, out)
+    return out
+
+
+def at(reader: RecordReader, row: Any, col: Any) -> Any:
+    """Find the entries that cover pixels; see `iid_dask.IIDReader.at`."""
+    rows, cols = (_as_positions(what, value) for what, value in (("row", row), ("col", col)))
+    if rows.shape != cols.shape:
+        raise ValueError(f"at: rows of shape {rows.shape}, columns of shape {cols.shape}, expected one shape")
+    keys, points = covering(reader, rows.ravel(), cols.ravel())
+    return (keys, points) if rows.ndim else keys
+
+
+def _as_positions(what: str, value: Any) -> np.ndarray:
+    values = np.asarray(value)
+    if not values.size:
+        values = values.astype(np.int64)
+    if values.dtype.kind not in "iu":
+        raise TypeError(f"at: {what} = {value!r} is {values.dtype}, expected integers: positions of pixels")
+    return values
+
+
+def covering(reader: RecordReader, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return every pair of an entry and a point that it covers.
+
+    Parameters
+    ----------
+    rows, cols : integer arrays, shape (n,)
+        Image pixels, anywhere.
+
+    Returns
+    -------
+    keys : uint32 array
+    points : int64 array
+        Positions in ``rows``; ordered by key, then point.
+    """
+    held = np.flatnonzero((rows >= 0) & (rows < MAX_SIDE) & (cols >= 0) & (cols < MAX_SIDE))
+    grid = _Grid.of(rows[held].astype(np.int64), cols[held].astype(np.int64))
+    pairs = [np.zeros((0, 2), np.int64)]
+    for regions, points in _candidates(reader, grid):
+        covered = _bits_at(reader, regions, grid.rows[points], grid.cols[points])
+        keys = reader.columns.region_keys(regions[covered])
+        pairs.append(np.stack([keys.astype(np.int64), held[grid.order[points[covered]]]], axis=1))
+    found = np.concatenate(pairs)
+    # Two regions of an entry may share a pixel.
+    found = np.unique(found, axis=0) if len(found) else found
+    return found[:, 0].astype(np.uint32), found[:, 1]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Points ordered by the cell of a square grid that they lie in; see `kernels.points_in_boxes`."""
+
+    order: np.ndarray
+    rows: np.ndarray
+    cols: np.ndarray
+    box: BBox
+    side: int
+    across: int
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, rows: np.ndarray, cols: np.ndarray) -> _Grid:
+        """Lay a grid of about as many cells as points over points."""
+        if not len(rows):
+            return cls(rows, rows, cols, BBox(0, 0, 0, 0), 1, 0, np.zeros(1, np.int64))
+        box = BBox(rows.min(), cols.min(), rows.max() + 1, cols.max() + 1)
+        side = max(1, math.isqrt(box.height * box.width // len(rows)))
+        across = -(-box.width // side)
+        cells = (rows - box.min_row) // side * across + (cols - box.min_col) // side
+        order = np.argsort(cells, kind="stable")
+        count = -(-box.height // side) * across
+        starts = np.concatenate(([0], np.cumsum(np.bincount(cells, minlength=count))))
+        return cls(order, rows[order], cols[order], box, side, across, starts)
+
+
+def _candidates(reader: RecordReader, grid: _Grid) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of a region and a point (its place in the grid) in the region's box, some at a time."""
+    if not grid.across:
+        return
+    regions = touching(reader, grid.box)
+    boxes = reader.columns.region_boxes[regions]
+    room = max(PAIRS, len(grid.order))
+    where = grid.rows, grid.cols, grid.box.min_row, grid.box.min_col, grid.side, grid.across, grid.starts
+    begin = 0
+    while begin < len(regions):
+        found_boxes, found_points = np.empty((2, room), np.int64)
+        begin, found = kernels.points_in_boxes(boxes, begin, *where, found_boxes, found_points)
+        yield regions[found_boxes[:found]], found_points[:found]
+
+
+def _bits_at(reader: RecordReader, regions: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """Whether regions have the pixels given, each one."""
+    columns = reader.columns
+    boxes = columns.region_boxes[regions].astype(np.int64)
+    bits = (rows - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) + cols - boxes[:, 1]
+    offsets, masks = columns.region_bits[regions] + (bits >> 3), (128 >> (bits & 7)).astype(np.uint8)
+    order = np.argsort(offsets, kind="stable")
+    ones = np.ones(len(offsets), np.int64)
+    out = np.zeros(len(regions), bool)
+    for part in batches(offsets[order], ones, reader.gap):
+        some = order[part]
+        data, places = reader.read_bits(offsets[some], ones[part])
+        out[some] = (data[places] & masks[some]) != 0
+    return out
