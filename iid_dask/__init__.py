@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iid_dask.bbox import BBox as BBox
+    from iid_dask.entries import link as link
+    from iid_dask.entries import look_for as look_for
+    from iid_dask.entries import read_entries as read_entries
+    from iid_dask.entries import read_files as read_files
     from iid_dask.errors import IIDChangedError as IIDChangedError
     from iid_dask.errors import IIDError as IIDError
     from iid_dask.errors import IIDFormatError as IIDFormatError
@@ -26,8 +30,11 @@ if TYPE_CHECKING:
     from iid_dask.format.writer import IIDWriter as IIDWriter
     from iid_dask.format.writer import add_index as add_index
     from iid_dask.format.writer import regions_of as regions_of
+    from iid_dask.iidfile import IIDFile as IIDFile
+    from iid_dask.measurements import measure as measure
     from iid_dask.names import from_text as from_text
     from iid_dask.names import to_text as to_text
+    from iid_dask.overlapping import overlaps as overlaps
     from iid_dask.plot import write_png as write_png
     from iid_dask.reader import IIDReader as IIDReader
     from iid_dask.reader import open_reader as open  # noqa: A004, F401 - users expect iid_dask.open(path)
@@ -39,6 +46,7 @@ _HOMES = {
     "Entry": "iid_dask.format.entry",
     "IIDChangedError": "iid_dask.errors",
     "IIDError": "iid_dask.errors",
+    "IIDFile": "iid_dask.iidfile",
     "IIDFormatError": "iid_dask.errors",
     "IIDLimitError": "iid_dask.errors",
     "IIDOverlapError": "iid_dask.errors",
@@ -51,8 +59,14 @@ _HOMES = {
     "add_index": "iid_dask.format.writer",
     "check_zarr": "iid_dask.export.completion",
     "from_text": "iid_dask.names",
+    "link": "iid_dask.entries",
+    "look_for": "iid_dask.entries",
+    "measure": "iid_dask.measurements",
     "open": "iid_dask.reader",
     "open_zarr": "iid_dask.export.completion",
+    "overlaps": "iid_dask.overlapping",
+    "read_entries": "iid_dask.entries",
+    "read_files": "iid_dask.entries",
     "regions_of": "iid_dask.format.writer",
     "to_text": "iid_dask.names",
     "to_zarr": "iid_dask.export.zarr",

@@ -168,6 +168,8 @@ def make_labels(view: View, labels: Any) -> np.ndarray | None:
     reader = view.reader
     keys, values = reader.entry_keys, labels
     if _is_table(labels):
+        if "file" in _columns(labels):
+            labels = _of_file(labels, reader.name)
         keys, values = np.asarray(labels["key"]), labels["label"]
         for key in keys.tolist():
             reader[key]
@@ -197,10 +199,22 @@ def make_labels(view: View, labels: Any) -> np.ndarray | None:
     return out
 
 
+def _columns(table: Any) -> Iterable[str]:
+    return table.dtype.names or () if isinstance(table, np.ndarray) else table.keys() if hasattr(table, "keys") else ()
+
+
 def _is_table(labels: Any) -> bool:
-    if isinstance(labels, np.ndarray):
-        return labels.dtype.names is not None
-    return hasattr(labels, "keys") and "key" in labels and "label" in labels
+    return {"key", "label"} <= set(_columns(labels))
+
+
+def _of_file(table: Any, name: str) -> dict[str, np.ndarray]:
+    """Rows of a table of many files that are one file's."""
+    rows = np.asarray(table["file"] == name, dtype=bool)
+    if not rows.any() and len(rows):
+        raise ValueError(
+            f"labels: the table has no row for {name}; its first row is for {np.asarray(table['file'])[0]}"
+        )
+    return {column: np.asarray(table[column])[rows] for column in ("key", "label")}
 
 
 def _address_labels(view: View) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,7 @@ def as_names(what: str, value: bytes | Iterable[bytes] | None) -> tuple[bytes, .
     """
     if value is None:
         return None
-    items = [value] if isinstance(value, str | bytes) else list(value)
-    for item in items:
+    for item in (items := _as_list(what, value)):
         if not isinstance(item, bytes):
             way_out = f"; write {item!r}.encode()" if isinstance(item, str) else ""
             raise TypeError(f"{what}: {item!r} is {type(item).__name__}, expected bytes{way_out}")
@@ -31,11 +31,18 @@ def as_groups(value: str | Iterable[str] | None) -> tuple[str, ...] | None:
     """Return one group name or several as a tuple without repeats; None stays."""
     if value is None:
         return None
-    items = [value] if isinstance(value, str | bytes) else list(value)
-    for item in items:
+    for item in (items := _as_list("groups", value)):
         if not isinstance(item, str):
             raise TypeError(f"groups: {item!r} is {type(item).__name__}, expected str")
     return tuple(dict.fromkeys(items))
+
+
+def _as_list(what: str, value: Any) -> list[Any]:
+    if isinstance(value, str | bytes):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise TypeError(f"{what}: {value!r} is {type(value).__name__}, expected a name or several")
+    return list(value)
 
 
 def members(reader: RecordReader, groups: Sequence[str]) -> np.ndarray:

@@ -130,14 +130,14 @@ def _have_pixels(reader: RecordReader, box: BBox, regions: np.ndarray, keys: np.
 
 def at(reader: RecordReader, row: Any, col: Any) -> Any:
     """Find the entries that cover pixels; see `iid_dask.IIDReader.at`."""
-    rows, cols = (_as_positions(what, value) for what, value in (("row", row), ("col", col)))
+    rows, cols = (as_positions(what, value) for what, value in (("row", row), ("col", col)))
     if rows.shape != cols.shape:
         raise ValueError(f"at: rows of shape {rows.shape}, columns of shape {cols.shape}, expected one shape")
     keys, points = covering(reader, rows.ravel(), cols.ravel())
     return (keys, points) if rows.ndim else keys
 
 
-def _as_positions(what: str, value: Any) -> np.ndarray:
+def as_positions(what: str, value: Any) -> np.ndarray:
     values = np.asarray(value)
     if not values.size:
         values = values.astype(np.int64)

@@ -186,12 +186,12 @@ class RemoteSource:
         if size is None:
             raise OSError(f"{url}: the server does not tell the size, so ranges cannot be read; copy the file first")
         self.size = int(size)
-        self.stamp = self._stamp_of(info)
+        self.stamp = self.stamp_of(info)
         if stamp is not None and stamp != self.stamp:
             raise IIDChangedError(f"{url}: changed since opened; open it again")
 
     @staticmethod
-    def _stamp_of(info: Mapping[str, Any]) -> str:
+    def stamp_of(info: Mapping[str, Any]) -> str:
         named = ("ETag", "etag", "version_id", "LastModified", "mtime", "created", "size")
         return repr([(name, str(info[name])) for name in named if info.get(name) is not None])
 
@@ -202,7 +202,7 @@ class RemoteSource:
         return ("remote", self.name, self.stamp, repr(sorted(self.storage_options.items())))
 
     def _check_unchanged(self, cause: Exception | None = None) -> None:
-        if self._stamp_of(self.fs.info(self.path)) != self.stamp:
+        if self.stamp_of(self.fs.info(self.path)) != self.stamp:
             raise IIDChangedError(f"{self.name}: changed since opened; open it again") from cause
 
     def _cat(self, starts: list[int], stops: list[int]) -> list[bytes]:

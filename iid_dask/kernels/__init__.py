@@ -3,7 +3,16 @@
 Bits are numbered as the format lays them: bit 0 is the most significant bit of byte 0.
 """
 
-from iid_dask.kernels.find import box_pairs, find, first_fit, masks_meet
+from iid_dask.kernels.entries import gather_spans, mark_special, or_bits
+from iid_dask.kernels.find import find
+from iid_dask.kernels.measure import (
+    add_floats,
+    add_integers,
+    find_runs,
+    float_results,
+    gather_touching,
+    merge_floats,
+)
 from iid_dask.kernels.names import find_names
 from iid_dask.kernels.paint import (
     chunk_facts,
@@ -14,6 +23,7 @@ from iid_dask.kernels.paint import (
     paint_samples,
     paint_window,
 )
+from iid_dask.kernels.pairs import box_pairs, common_pixels, find_losses, first_fit
 from iid_dask.kernels.points import any_bits, points_in_boxes
 from iid_dask.kernels.read import read_ranges
 from iid_dask.kernels.runs import count_runs, label_runs, pack_runs, run_boxes
@@ -30,8 +40,10 @@ from iid_dask.kernels.scan import (
     popcount,
     scan,
 )
+from iid_dask.kernels.shape import FACTS, paint_words, shape_facts
 
 __all__ = [
+    "FACTS",
     "KEY",
     "REGION_BOX",
     "REGION_CUT",
@@ -39,27 +51,39 @@ __all__ = [
     "REGION_OUTSIDE",
     "SEGMENT_BOX",
     "SOUND",
+    "add_floats",
+    "add_integers",
     "any_bits",
     "box_pairs",
     "chunk_facts",
     "colorize",
+    "common_pixels",
     "count_runs",
     "damaged",
     "find",
+    "find_losses",
     "find_names",
+    "find_runs",
     "first_fit",
+    "float_results",
+    "gather_spans",
+    "gather_touching",
     "label_runs",
     "loose_sides",
-    "masks_meet",
+    "mark_special",
+    "merge_floats",
+    "or_bits",
     "pack_runs",
     "paint_blocks",
     "paint_points",
     "paint_recorded",
     "paint_samples",
     "paint_window",
+    "paint_words",
     "points_in_boxes",
     "popcount",
     "read_ranges",
     "run_boxes",
     "scan",
+    "shape_facts",
 ]

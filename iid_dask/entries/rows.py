@@ -1,0 +1,180 @@
+"""Entries of one file as columns, each read when it is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+
+from iid_dask import kernels
+from iid_dask.entries.schema import BOX, TEXT, U4, Column, Schema, repeated
+from iid_dask.entries.spans import bytes_array, groups_array, groups_size, text_array
+from iid_dask.errors import IIDLimitError
+from iid_dask.format.layout import REGION_HEAD, SEGMENT_HEAD
+from iid_dask.format.reader import RecordReader
+from iid_dask.format.segments import SegmentColumns, region_lengths
+
+BATCH = 8 * 2**20
+"""Bytes of segments held at once while masks are packed."""
+
+
+class Rows:
+    """Some entries of one file, and those of their columns that were needed so far.
+
+    Parameters
+    ----------
+    reader
+    keys : uint32 array, shape (n,)
+        Of entries, ascending, each once.
+    schema
+    """
+
+    def __init__(self, reader: RecordReader, keys: np.ndarray, schema: Schema) -> None:
+        self.reader, self.keys, self.schema = reader, keys, schema
+        self._columns: dict[str, Column] = {}
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def narrowed(self, keep: np.ndarray) -> Self:
+        """Return the rows where ``keep`` (bool, shape (n,)) is true; what was read of them stays read."""
+        if keep.all():
+            return self
+        rows = type(self)(self.reader, self.keys[keep], self.schema)
+        rows._columns = {name: _kept(values, keep) for name, values in self._columns.items()}
+        return rows
+
+    def boxes(self) -> np.ndarray:
+        """Return the segments' boxes, uint32, shape (n, 4)."""
+        return np.stack([self[side] for side in BOX], axis=1)
+
+    def read(self, columns: Iterable[str]) -> dict[str, Column]:
+        """Return columns by name."""
+        return {name: self[name] for name in columns}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._columns:
+            self._columns |= self._made(name)
+        return self._columns[name]
+
+    def _made(self, name: str) -> dict[str, Column]:
+        """Read a column, and those that come with it at no cost."""
+        metadata = self.schema.metadata
+        if name == "key":
+            return {name: self.keys}
+        if name == "file":
+            return {name: repeated(self.reader.name, TEXT, len(self))}
+        if name in metadata.kinds:
+            values = metadata.values(self.reader.name, self.reader.metadata)
+            return {path: repeated(values[path], kind, len(self)) for path, kind in metadata.kinds.items()}
+        if name == "groups":
+            size = groups_size(self.reader.groups, len(self))
+            self._refuse_beyond_limit("groups", size)
+            return {name: groups_array(self.reader.groups, self.keys, len(self.reader.lut))}
+        if name in ("domain", "address"):
+            return self._names()
+        if name == "mask":
+            return {name: self._masks()}
+        return self._heads()
+
+    def _names(self) -> dict[str, Column]:
+        # All of them at once are checked against the index.
+        whole = len(self) == len(self.reader)
+        text, starts, middles, stops = self.reader.name_spans(None if whole else self.keys)
+        data = np.frombuffer(text, np.uint8)
+        made = text_array if self.schema.names == "text" else bytes_array
+        return {"domain": made(data, starts, middles), "address": made(data, middles, stops)}
+
+    def _heads(self) -> dict[str, Column]:
+        columns, rows = self._segments()
+        made: dict[str, Column] = {side: columns.boxes[rows, i].astype(U4) for i, side in enumerate(BOX)}
+        made["area"] = columns.areas[rows]
+        made["regions"] = columns.first_region[rows + 1] - columns.first_region[rows]
+        return made
+
+    def _segments(self) -> tuple[SegmentColumns, np.ndarray]:
+        columns, rows = self.reader.segment_columns(self.keys)
+        return columns, rows.astype(np.int64)
+
+    def _masks(self) -> pa.Array:
+        if self.reader.verify_checksums and self.reader.index is not None:
+            _ = self.reader.columns  # the index's, so that a few entries are checked too
+        columns, rows = self._segments()
+        sizes = region_lengths(columns.boxes[rows])
+        self._refuse_beyond_limit("mask", int(sizes.sum()))
+        offsets = np.concatenate(([0], np.cumsum(sizes)))
+        out = np.zeros(int(offsets[-1]), np.uint8)
+        lengths = self.reader.lut["segment_length"][self.keys].astype(np.int64)
+        for some in batches(lengths):
+            _pack(self.reader, self.keys[some], columns, rows[some], out, offsets[some])
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(out)]
+        return pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
+
+    def _refuse_beyond_limit(self, column: str, size: int) -> None:
+        """A small file may tell of boxes, or lists of long words, that take any amount of memory."""
+        limit = self.reader.limits.max_decoded_bytes
+        if size > limit:
+            raise IIDLimitError(
+                f"{self.reader.name}: column {column!r} of {len(self)} entries takes up to {size} bytes, more than "
+                f"limits.max_decoded_bytes = {limit}; ask for fewer entries at once, or leave the column out (a "
+                "lazy table of this file alone is cut where needed)"
+            )
+
+
+def batches(lengths: np.ndarray) -> Iterator[slice]:
+    """Cut a run of entries into runs of about `BATCH` bytes, at least one entry each."""
+    reach = np.cumsum(lengths)
+    start = 0
+    while start < len(lengths):
+        before = reach[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(reach, before + BATCH, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def _kept(values: Column, keep: np.ndarray) -> Column:
+    return values[keep] if isinstance(values, np.ndarray) else values.filter(pa.array(keep))
+
+
+def _pack(
+    reader: RecordReader, keys: np.ndarray, columns: SegmentColumns, rows: np.ndarray, out: np.ndarray, at: np.ndarray
+) -> None:
+    """Read whole segments and add their pixels to ``out``, where each one's mask begins at byte ``at``."""
+    lut = reader.lut[keys]
+    begin = lut["segment_offset"].astype(np.int64)
+    data, places = reader.read_bits(begin, lut["segment_length"].astype(np.int64))
+    first = columns.first_region.astype(np.int64)
+    counts = first[rows + 1] - first[rows]
+    owner = np.repeat(np.arange(len(keys)), counts)
+    regions = np.arange(len(owner)) + np.repeat(first[rows] - np.cumsum(counts) + counts, counts)
+    starts = places[owner] + columns.region_bits[regions] - begin[owner]
+    box, around = columns.region_boxes[regions], columns.boxes[rows]
+    if columns.crcs is not None and reader.verify_checksums:
+        agree = _segment_heads_agree(data, places, keys, around, columns.areas[rows])
+        agree[owner[~_region_heads_agree(data, starts, box)]] = False
+        for key in keys[~agree].tolist():
+            reader.segment_bytes(key)  # raises, and says what the index tells instead
+        held = counts > 0
+        reader.verify_segments(keys[held], first[rows[held]], data, places[held])
+    box, around = box.astype(np.int64), around.astype(np.int64)[owner]
+    steps = around[:, 3] - around[:, 1]
+    targets = 8 * at[owner] + (box[:, 0] - around[:, 0]) * steps + box[:, 1] - around[:, 1]
+    kernels.or_bits(data, 8 * starts, box[:, 2] - box[:, 0], box[:, 3] - box[:, 1], out, targets, steps)
+
+
+def _segment_heads_agree(
+    data: np.ndarray, places: np.ndarray, keys: np.ndarray, boxes: np.ndarray, areas: np.ndarray
+) -> np.ndarray:
+    """Whether the segments at some places of ``data`` begin as an index says; bool, shape (n,)."""
+    heads = data[places[:, None] + np.arange(SEGMENT_HEAD.itemsize)].view(SEGMENT_HEAD)[:, 0]
+    return (heads["key"] == keys) & (heads["area"] == areas) & np.all(heads["bbox"] == boxes, axis=1)
+
+
+def _region_heads_agree(data: np.ndarray, starts: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Whether before the bits of some regions stands what an index says; bool, shape (m,)."""
+    places = starts[:, None] + np.arange(-REGION_HEAD.itemsize, 0)
+    heads = data[places].view(REGION_HEAD)[:, 0]
+    lengths = region_lengths(boxes) + REGION_HEAD.itemsize
+    return (heads["length"] == lengths) & np.all(heads["bbox"] == boxes, axis=1)

@@ -1,0 +1,89 @@
+"""The entry table of one open file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from iid_dask.entries.rows import Rows
+from iid_dask.entries.schema import Schema, frame
+from iid_dask.format.reader import RecordReader
+
+
+def table(
+    reader: RecordReader, keys: Any = None, *, columns: Sequence[str] | None = None, names: str = "bytes"
+) -> pd.DataFrame:
+    """Return the entry table of an open file; see `iid_dask.read_entries` for its columns.
+
+    Only what the columns asked for need is read.
+
+    Parameters
+    ----------
+    reader
+    keys : int or sequence of int, optional
+        Which entries, in which order; a key given twice is two rows. Default: all, ascending.
+    columns, names
+        As in `iid_dask.read_entries`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row an entry; the index "entry" (int64) is the key.
+
+    Raises
+    ------
+    KeyError
+        For a key that no entry has.
+    TypeError, ValueError
+        For keys that are no integers, and columns that do not exist.
+
+    Examples
+    --------
+    >>> import iid_dask
+    >>> with iid_dask.open(iid_dask.sample("us")) as f:
+    ...     print(f.entries([1, 0], columns=["address", "area", "groups"]))
+           address    area      groups
+    entry
+    1        b'04'   11613  ["states"]
+    0      b'None'  327509  ["nation"]
+    """
+    schema = Schema(names)
+    chosen = schema.choose(columns)
+    if keys is None:
+        return frame(Rows(reader, reader.entry_keys, schema).read(chosen), reader.entry_keys)
+    wanted = as_keys(reader, keys)
+    each, order = np.unique(wanted, return_inverse=True)
+    found = Rows(reader, each, schema).read(chosen)
+    if np.array_equal(each, wanted):
+        return frame(found, each)
+    taken = {
+        name: values[order] if isinstance(values, np.ndarray) else values.take(pa.array(order))
+        for name, values in found.items()
+    }
+    return frame(taken, wanted)
+
+
+def as_keys(reader: RecordReader, keys: Any) -> np.ndarray:
+    """Return keys as a uint32 array, in their order.
+
+    Raises
+    ------
+    KeyError
+        For one that no entry has; says which there are.
+    TypeError
+        For anything but integers.
+    """
+    wanted = np.atleast_1d(np.asarray(keys))
+    if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "iu"):
+        raise TypeError(f"keys: {wanted.ndim}-dimensional {wanted.dtype}, expected integers in one dimension")
+    if not len(wanted):
+        return np.zeros(0, np.uint32)
+    known = (wanted >= 0) & (wanted < len(reader.live))
+    known[known] = reader.live[wanted[known].astype(np.int64)]
+    for key in wanted[~known].tolist():
+        reader[key]  # raises, and says which keys there are
+    return wanted.astype(np.uint32)

@@ -1,0 +1,83 @@
+"""Columns of the entry table: names laid one after another, and masks in the bits of their boxes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from iid_dask.kernels.jit import jit, word_at
+
+
+@jit
+def gather_spans(data, starts, stops, out):
+    """Copy pieces of bytes one after another.
+
+    Parameters
+    ----------
+    data : uint8 array
+    starts, stops : int64 arrays, shape (n,)
+        Pieces of ``data``, in any order; they may overlap.
+    out : uint8 array
+        Filled in; as long as all pieces together.
+    """
+    at = 0
+    for i in range(len(starts)):
+        for j in range(starts[i], stops[i]):
+            out[np.uint64(at)] = data[np.uint64(j)]
+            at += 1
+
+
+@jit
+def mark_special(data, starts, stops, out):
+    """Find the names that are not the same as text: those with a byte beyond ASCII, or a backslash.
+
+    Parameters
+    ----------
+    data : uint8 array
+    starts, stops : int64 arrays, shape (n,)
+    out : bool array, shape (n,)
+        Filled in.
+    """
+    for i in range(len(starts)):
+        special = False
+        for j in range(starts[i], stops[i]):
+            byte = data[np.uint64(j)]
+            if byte >= 0x80 or byte == 0x5C:
+                special = True
+                break
+        out[i] = special
+
+
+@jit
+def or_bits(data, bits, heights, widths, out, places, steps):
+    """Add the pixels of regions to packed masks.
+
+    Parameters
+    ----------
+    data : uint8 array
+        With eight spare bytes at its end.
+    bits : int64 array, shape (n,)
+        Bit of ``data`` where each region begins.
+    heights, widths : int64 arrays, shape (n,)
+        Of each region; its rows follow one another without padding.
+    out : uint8 array
+        Changed in place.
+    places, steps : int64 arrays, shape (n,)
+        Bit of ``out`` where the region's first pixel belongs, and bits from one row to the next there.
+    """
+    for p in range(len(bits)):
+        rows, cols = heights[p], widths[p]
+        if cols == steps[p]:  # rows follow one another here as there
+            rows, cols = 1, rows * cols
+        for i in range(rows):
+            source, target = bits[p] + i * cols, places[p] + i * steps[p]
+            for j in range(0, cols, 64):
+                n = min(64, cols - j)
+                word = word_at(data, source + j)
+                if n < 64:
+                    word &= ~(~np.uint64(0) >> np.uint64(n))
+                byte, shift = (target + j) >> 3, (target + j) & 7
+                shifted = word >> np.uint64(shift)
+                for k in range(min(8, (n + shift + 7) >> 3)):
+                    out[np.uint64(byte + k)] |= np.uint8((shifted >> np.uint64(56 - 8 * k)) & np.uint64(0xFF))
+                if n + shift > 64:
+                    out[np.uint64(byte + 8)] |= np.uint8((word << np.uint64(8 - shift)) & np.uint64(0xFF))
