@@ -10,7 +10,7 @@ from iid_dask import kernels
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDOverlapError
 from iid_dask.layers import layer_numbers
-from iid_dask.pieces import image_box, in_paint_order, read_pieces
+from iid_dask.pieces import image_box, in_paint_order, read_pieces, say_once_if_cut
 from iid_dask.views import Points, Samples, Target, View, Window
 
 BAND_BYTES = 2**20
@@ -48,6 +48,18 @@ def paint(
         no entries overlap.
     """
     regions, keys = in_paint_order(view, target, view.keep if keep is None else keep)
+    return _paint_regions(view, target, out, regions, keys, values, count)
+
+
+def _paint_regions(
+    view: View,
+    target: Target,
+    out: np.ndarray,
+    regions: np.ndarray,
+    keys: np.ndarray,
+    values: np.ndarray | None = None,
+    count: bool = False,
+) -> int:
     blocks = isinstance(target, Window) and view.reduce == "any" and view.stride > 1
     twice = count and (blocks or len(np.unique(keys)) < len(keys))
     stamp = np.zeros(out.shape if twice else (0, 0), np.uint32)
@@ -153,6 +165,20 @@ def mask(view: View, target: Target, *, keep: np.ndarray | None = None) -> np.nd
     """Return where some entry covers the pixel, bool."""
     out = np.zeros(target.shape, bool)
     paint(view, target, out, keep=keep)
+    return out
+
+
+def masks(view: View, target: Target, keys: np.ndarray) -> np.ndarray:
+    """Return the pixels of some entries, a plane each, bool, shape (entries, rows, cols)."""
+    say_once_if_cut(view)
+    columns = view.reader.columns
+    out = np.zeros((len(keys), *target.shape), bool)
+    window = np.array(tuple(image_box(view, target)))
+    for plane, key in zip(out, keys.tolist(), strict=True):
+        regions = np.arange(columns.first_region[key], columns.first_region[key + 1], dtype=np.int64)
+        boxes = columns.region_boxes[regions]
+        regions = regions[np.all((boxes[:, :2] < window[2:]) & (boxes[:, 2:] > window[:2]), axis=1)]
+        _paint_regions(view, target, plane, regions, np.full(len(regions), key, np.uint32))
     return out
 
 

@@ -15,7 +15,7 @@ from iid_dask.format.reader import RecordReader, open_records
 if TYPE_CHECKING:
     import pandas as pd
 
-    from iid_dask.overlaps import FlattenReport
+    from iid_dask.flattening import FlattenReport
 
 
 class IIDReader(RecordReader):
@@ -218,9 +218,9 @@ class IIDReader(RecordReader):
         pandas.DataFrame
             Columns key_a < key_b, pixels, iou, containment, ordered by both keys.
         """
-        from iid_dask import overlaps
+        from iid_dask import overlapping
 
-        return overlaps.table(self, keys, min_pixels=min_pixels)
+        return overlapping.table(self, keys, min_pixels=min_pixels)
 
     def flatten_report(self, *, overlap: str = "last", shape: tuple[int, int] | None = None) -> FlattenReport:
         """Say what a label array loses: for each entry, pixels kept and pixels lost, and to whom.
@@ -232,9 +232,9 @@ class IIDReader(RecordReader):
         shape : (rows, columns), optional
             As in ``xr.open_dataset``.
         """
-        from iid_dask import overlaps
+        from iid_dask import flattening
 
-        return overlaps.flatten_report(self, overlap=overlap, shape=shape)
+        return flattening.flatten_report(self, overlap=overlap, shape=shape)
 
 
 def open_reader(
