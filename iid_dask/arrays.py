@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -128,23 +129,26 @@ class PixelArray(LazyArray):
     ----------
     view : View
     variable : str
-        "label", "mask", "depth", "group_mask", "layers" or "color".
+        "label", "mask", "depth", "group_mask", "layers", "color", or "masks" of the entries ``keys``.
     shape : tuple of int
     dtype : numpy.dtype
+    keys : uint32 array, optional
     """
 
     view: View
     variable: str
     shape: tuple[int, ...]
     dtype: np.dtype
+    keys: np.ndarray | None = None
 
     def _what(self) -> tuple[Any, ...]:
-        return (self.view.__dask_tokenize__(), self.variable)
+        keys = None if self.keys is None else hashlib.blake2b(self.keys.tobytes(), digest_size=16).hexdigest()
+        return (self.view.__dask_tokenize__(), self.variable, keys)
 
     @property
     def _y(self) -> int:
         """Axis of the rows."""
-        return 1 if self.variable in ("group_mask", "layers") else 0
+        return 1 if self.variable in ("group_mask", "layers", "masks") else 0
 
     def block(self, positions: Sequence[np.ndarray]) -> np.ndarray:
         """Rasterise the pixels at every combination of positions."""
@@ -215,6 +219,8 @@ class PixelArray(LazyArray):
             return raster.color(self.view, target)[..., rest[0]]
         if self.variable == "layers":
             return raster.layers(self.view, target, lead[0].tolist())
+        if self.keys is not None:
+            return raster.masks(self.view, target, self.keys[lead[0]])
         names = list(self.view.reader.groups)
         return raster.group_mask(self.view, target, [names[i] for i in lead[0].tolist()])
 

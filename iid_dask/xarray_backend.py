@@ -120,9 +120,10 @@ class IIDBackendEntrypoint(BackendEntrypoint):
     ) -> Dataset:
         """Open a file as one dataset; see the class for the parameters."""
         given = locals()
-        from iid_dask.dataset import open_dataset
+        from iid_dask import accessor, dataset
 
-        return open_dataset(filename_or_obj, **{name: given[name] for name in OPTIONS})
+        accessor.register()
+        return dataset.open_dataset(filename_or_obj, **{name: given[name] for name in OPTIONS})
 
     def open_groups_as_dict(
         self,
@@ -142,12 +143,13 @@ class IIDBackendEntrypoint(BackendEntrypoint):
         Level n has stride 2**n, sampled from the masks themselves. Levels go down to 512 pixels on the longer
         side unless ``levels`` says how many; the entry table is in "/0". Other options as in `open_dataset`.
         """
-        from iid_dask.dataset import open_pyramid
+        from iid_dask import accessor, dataset
 
         unknown = set(options) - set(OPTIONS)
         if unknown:
             raise TypeError(f"unknown options {sorted(unknown)}; there are: levels, {', '.join(OPTIONS)}")
-        return open_pyramid(filename_or_obj, levels=levels, **options)
+        accessor.register()
+        return dataset.open_pyramid(filename_or_obj, levels=levels, **options)
 
     def open_datatree(self, filename_or_obj: Any, **options: Any) -> DataTree:
         """Open a file as a pyramid; see `open_groups_as_dict`."""

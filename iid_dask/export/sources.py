@@ -6,21 +6,16 @@ import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import dask.array as da
 import numpy as np
 import xarray as xr
-from xarray.core import indexing
 
 from iid_dask import raster
 from iid_dask.arrays import PixelArray, targets
 from iid_dask.export.completion import chunk_facts
 from iid_dask.export.layout import Layout
+from iid_dask.placed import find_opened
 from iid_dask.views import Window
-
-PLAIN = (indexing.MemoryCachedArray, indexing.CopyOnWriteArray, indexing.ImplicitToExplicitIndexingAdapter)
-"""Wrappers of xarray that hand values on as they are; others, such as decoders, do not."""
 
 
 @dataclass(frozen=True)
@@ -83,27 +78,11 @@ def _used_memory(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 def find_raster(variable: xr.Variable) -> Rastered | None:
     """Return the source of a variable that is still as it was opened, or a plain window of it; else None."""
-    data: Any = variable._data
-    if isinstance(data, da.Array):
-        # xarray's from_array: one task that holds the array, and one layer that cuts it into chunks.
-        layers = dict(data.dask.layers)
-        original = layers.get(f"original-{data.name}")
-        if len(layers) != 2 or original is None or data.name not in layers:
-            return None
-        data = next(iter(dict(original).values()), None)
-        data = getattr(data, "value", data)
-    while type(data) in PLAIN:
-        data = data.array
-    if type(data) is not indexing.LazilyIndexedArray or type(data.array) is not PixelArray:
+    placed = find_opened(variable)
+    if placed is None:
         return None
-    origin = _window_origin(data)
-    if origin is None or data.shape != variable.shape or data.dtype != variable.dtype:
+    array, key = placed
+    if array.dtype != variable.dtype or any(not isinstance(part, slice) or part.step not in (None, 1) for part in key):
         return None
-    return Rastered(data.array, origin)
-
-
-def _window_origin(lazy: Any) -> tuple[int, ...] | None:
-    parts = lazy.key.tuple
-    if any(not isinstance(part, slice) or part.step not in (None, 1) for part in parts):
-        return None
-    return tuple(part.indices(size)[0] for part, size in zip(parts, lazy.array.shape, strict=True))
+    origin = tuple(part.indices(size)[0] for part, size in zip(key, array.shape, strict=True))
+    return Rastered(array, origin)
