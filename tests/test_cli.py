@@ -15,7 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 import iid_dask
-from iid_dask.cli import DEMO, main
+from iid_dask.cli import main
+from iid_dask.cli.demo import DEMO
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"

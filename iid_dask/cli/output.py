@@ -1,0 +1,124 @@
+"""Tables to the terminal or a file, some partitions at a time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+import numpy as np
+
+from iid_dask.names import to_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORMATS = ("table", "csv", "json", "parquet")
+
+TOGETHER = 16
+"""Partitions that are computed together."""
+
+
+def format_of(chosen: str | None, out: str | None) -> str:
+    """Return the format asked for, or the one that the name of the file to write tells."""
+    if chosen is None:
+        suffix = Path(out).suffix[1:] if out else "table"
+        if suffix not in FORMATS:
+            raise click.UsageError(f"--out {out}: expected a name in .csv, .json or .parquet, or --format")
+        return suffix
+    if chosen == "parquet" and out is None:
+        raise click.UsageError("--format parquet needs --out FILE")
+    return chosen
+
+
+def parts_of(frame: Any) -> Iterator[pd.DataFrame]:
+    """Compute a dask dataframe, some partitions at a time."""
+    import dask
+
+    partitions = iter(frame.partitions)
+    while some := list(islice(partitions, TOGETHER)):
+        yield from dask.compute(*some)
+
+
+def write(parts: Iterable[pd.DataFrame], kind: str, out: str | None) -> int:
+    """Write a table and return its rows; a file appears whole or not at all."""
+    if out is None:
+        return WRITERS[kind](parts, sys.stdout)
+    from iid_dask.format.target import atomic_write
+
+    with atomic_write(out) as file:
+        if kind == "parquet":
+            return _parquet(parts, file)
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        try:
+            return WRITERS[kind](parts, text)
+        finally:
+            text.detach()  # its own end must not close the file, which is not whole yet
+
+
+def _parquet(parts: Iterable[pd.DataFrame], file: Any) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows, writer = 0, None
+    for part in parts:
+        table = pa.Table.from_pandas(part, preserve_index=False)
+        if writer is None:
+            writer = pq.ParquetWriter(file, table.schema)
+        writer.write_table(table)
+        rows += len(part)
+    if writer is not None:
+        writer.close()
+    return rows
+
+
+def _table(parts: Iterable[pd.DataFrame], file: TextIO) -> int:
+    rows = 0
+    for part in parts:
+        if len(part) or not rows:
+            file.write(_shown(part).to_string(index=False, header=not rows) + "\n" if len(part) else "")
+        rows += len(part)
+    return rows
+
+
+def _csv(parts: Iterable[pd.DataFrame], file: TextIO) -> int:
+    rows, writer = 0, csv.writer(file, lineterminator="\n")
+    for number, part in enumerate(parts):
+        if not number:
+            writer.writerow(part.columns)
+        writer.writerows(zip(*(_plain(part[name]) for name in part), strict=True))
+        rows += len(part)
+    return rows
+
+
+def _json(parts: Iterable[pd.DataFrame], file: TextIO) -> int:
+    rows = 0
+    file.write("[")
+    for part in parts:
+        names = list(part)
+        for values in zip(*(_plain(part[name]) for name in names), strict=True):
+            file.write(("," if rows else "") + "\n" + json.dumps(dict(zip(names, values, strict=True))))
+            rows += 1
+    file.write("\n]\n" if rows else "]\n")
+    return rows
+
+
+WRITERS = {"table": _table, "csv": _csv, "json": _json}
+
+
+def _plain(column: Any) -> list[Any]:
+    """A column as what JSON holds: names as text, what is missing as None."""
+    values = column.astype(object).where(column.notna(), None).tolist()
+    return [to_text(v) if isinstance(v, bytes) else v.item() if isinstance(v, np.generic) else v for v in values]
+
+
+def _shown(part: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame({name: _plain(part[name]) for name in part}, dtype=object)
