@@ -31,6 +31,8 @@ class Sizes:
         Rows and columns of the part that is exported.
     memory_side : int
         Rows and columns of the image whose export's memory is measured, with as many discs.
+    names, points : int
+        Entries among which names are looked for, and pixels asked for at once.
     """
 
     side: int
@@ -39,10 +41,12 @@ class Sizes:
     cells: int
     zarr_side: int
     memory_side: int
+    names: int
+    points: int
 
 
-FULL = Sizes(50_000, 200_000, 8_192, 20_000, 32_768, 65_535)
-SMALL = Sizes(9_000, 6_500, 1_024, 300, 8_192, 12_000)
+FULL = Sizes(50_000, 200_000, 8_192, 20_000, 32_768, 65_535, 1_000_000, 1_000_000)
+SMALL = Sizes(9_000, 6_500, 1_024, 300, 8_192, 12_000, 20_000, 20_000)
 
 
 def default_folder() -> Path:
@@ -72,6 +76,17 @@ def sparse(folder: Path, side: int, discs: int, *, index: bool = True) -> Path:
         iid_dask.add_index(temporary)
         temporary.replace(indexed)
     return indexed if index else plain
+
+
+def named(folder: Path, entries: int) -> Path:
+    """Return a file of entries that have names and no pixels."""
+    path = folder / f"named-{entries}.iid"
+    if not path.exists():
+        print(f"making {path}", flush=True)
+        with iid_dask.IIDWriter(path) as writer:
+            for number in range(entries):
+                writer.add(b"cells", b"cell-%d" % number, BBox(0, 0, 0, 0), regions=[])
+    return path
 
 
 def dense(folder: Path, side: int, cells: int) -> Path:

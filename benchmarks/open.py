@@ -58,7 +58,7 @@ def columns_table(indexed: Path, plain: Path, entries: int, repeats: int) -> Tab
     }
     python = os.environ.get(REFERENCE)
     if python:
-        tasks["reference, fetch(everything=True)"] = lambda: _told([python, "-c", FETCH, str(plain)])
+        tasks["reference, fetch(everything=True)"] = lambda: told([python, "-c", FETCH, str(plain)])
     found = alternate(tasks, repeats)
     table = Table(
         f"open {entries} entries ({plain.stat().st_size / 2**20:.0f} MiB, in the page cache)",
@@ -78,7 +78,7 @@ def _open(path: Path) -> Spent:
         return spent(lambda: stack.enter_context(iid_dask.open(path)).columns)
 
 
-def _told(command: list[str]) -> Spent:
+def told(command: list[str]) -> Spent:
     """Run a process that prints its own seconds."""
     return Spent(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]))
 
@@ -117,7 +117,7 @@ def process_table(path: Path, repeats: int) -> Table:
     table = Table("a fresh process, warm", ["work", "s", "figure", "held"])
     tasks: dict[str, Callable[[], Spent]] = {
         "python -c pass": lambda: _run([sys.executable, "-c", "pass"]),
-        "import iid_dask (in the process)": lambda: _told([sys.executable, "-c", IMPORT]),
+        "import iid_dask (in the process)": lambda: told([sys.executable, "-c", IMPORT]),
     }
     works = console.exists() and subprocess.run(info, check=False, capture_output=True).returncode == 0
     if works:
