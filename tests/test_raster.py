@@ -25,7 +25,7 @@ from twins import (
 )
 
 import iid_dask
-from iid_dask import BBox, IIDWarning, IIDWriter, layers, pieces, raster
+from iid_dask import BBox, IIDWarning, IIDWriter, pairs, pieces, raster
 from iid_dask.layers import layer_numbers
 from iid_dask.views import Points, Samples, Selection, View, Window, sampled
 
@@ -431,8 +431,8 @@ def test_layers_do_not_depend_on_how_much_is_held_at_once(seed):
     wanted = Twin(reader).layer_numbers()
     rng = np.random.default_rng(seed)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(layers, "BYTES", int(rng.integers(1, 40)))
-        patch.setattr(layers, "PAIRS", int(rng.integers(1, 5)))
+        patch.setattr(pairs, "BYTES", int(rng.integers(1, 40)))
+        patch.setattr(pairs, "PAIRS", int(rng.integers(1, 5)))
         assert layer_numbers(view_of(reader))[reader.entry_keys].tolist() == wanted
 
 

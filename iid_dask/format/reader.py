@@ -52,7 +52,7 @@ FIRST_READ = 64 * 1024
 """Bytes of the first read: header and tables of a small file in one request."""
 
 FEW, SPARSE = 1024, 16
-"""Entries that are looked at one by one are at most so many, and at most one in so many of the file."""
+"""Entries that are scanned alone are at most so many at once, and at most one in so many of the file in all."""
 
 
 def _heads_agree(columns: SegmentColumns, key: int, data: bytes) -> bool:
@@ -102,6 +102,7 @@ class RecordReader(Mapping[int, Entry]):
         self.limits = limits or Limits()
         self._identity = source.identity()
         self._memory: OrderedDict[Any, Any] = OrderedDict()
+        self._scanned = 0
         head = source.read(0, min(source.size, FIRST_READ))
         if len(head) < HEADER.itemsize:
             raise IIDFormatError(
@@ -264,10 +265,12 @@ class RecordReader(Mapping[int, Entry]):
     def segment_columns(self, keys: np.ndarray) -> tuple[SegmentColumns, np.ndarray]:
         """Return columns that hold some entries, and their rows there.
 
-        A few entries of a file whose columns were not needed yet cost no pass over the others.
+        A few entries of a file whose columns were not needed yet cost no pass over the others; who asks for one
+        entry after another gets all columns in the end.
         """
-        if "columns" in self.__dict__ or len(keys) > FEW or len(keys) * SPARSE > len(self.lut):
+        if "columns" in self.__dict__ or len(keys) > FEW or (self._scanned + len(keys)) * SPARSE > len(self.lut):
             return self.columns, keys
+        self._scanned += len(keys)
         base = int(self.header["segments_offset"])
         rows = self.lut[keys]
         scan = scan_segments(self.source, base, rows)
