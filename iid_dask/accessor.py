@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import xarray as xr
@@ -13,9 +13,10 @@ from xarray.core import indexing
 from iid_dask import queries
 from iid_dask.arrays import PixelArray
 from iid_dask.bbox import BBox, union
-from iid_dask.format.reader import RecordReader
+from iid_dask.lookup import as_keys
 from iid_dask.pieces import image_box
 from iid_dask.placed import find_positions
+from iid_dask.reader import IIDReader
 from iid_dask.views import View, Window, sampled
 
 if TYPE_CHECKING:
@@ -53,13 +54,14 @@ class IIDAccessor:
                 return array.view, rows, cols
         raise ValueError(
             'ds.iid: no variable (y, x) of this dataset is lazy and as engine="iid" opened it, so nothing tells where '
-            "its pixels lie in which file; use it on the opened dataset or on ds.isel(...) of it, before load()"
+            "its pixels lie in which file; use it on the opened dataset or on ds.isel(...) of it, before load() or "
+            "persist()"
         )
 
     @property
-    def reader(self) -> RecordReader:
+    def reader(self) -> IIDReader:
         """The open file."""
-        return self._placed[0].reader
+        return cast(IIDReader, self._placed[0].reader)
 
     # --- arrays
 
@@ -82,8 +84,7 @@ class IIDAccessor:
             For a key that the file does not have.
         """
         view, rows, cols = self._placed
-        chosen = [keys] if isinstance(keys, int | np.integer) else list(keys)
-        known = np.array([view.reader[key].key for key in chosen], np.uint32)
+        known = as_keys(view.reader, keys)
         array = PixelArray(view, "masks", (len(known), *view.out_shape), np.dtype(bool), known)
         lazy = indexing.LazilyIndexedArray(
             array, indexing.OuterIndexer((slice(None), _as_slice(rows), _as_slice(cols)))
@@ -120,6 +121,8 @@ class IIDAccessor:
         return self._cropped(union(boxes), margin, "what the dataset shows")
 
     def _cropped(self, box: BBox, margin: int, what: str) -> xr.Dataset:
+        if not isinstance(margin, int | np.integer) or isinstance(margin, bool) or margin < 0:
+            raise ValueError(f"ds.iid: margin = {margin!r}, expected 0 or more elements")
         view, corner, shape = self._window()
         step = view.stride
         low, high = (box.min_row // step, box.min_col // step), (-(-box.max_row // step), -(-box.max_col // step))
@@ -238,9 +241,3 @@ def _as_slice(positions: np.ndarray) -> slice | np.ndarray:
         return positions
     start = int(positions[0]) if len(positions) else 0
     return slice(start, start + len(positions))
-
-
-@cache
-def register() -> None:
-    """Give datasets the attribute ``iid``; once a process."""
-    xr.register_dataset_accessor("iid")(IIDAccessor)

@@ -7,10 +7,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
@@ -21,6 +23,13 @@ from iid_dask.pieces import say_once_if_cut
 from iid_dask.views import Points, Samples, Target, View, Window, sampled
 
 TEXT = np.dtypes.StringDType()
+
+
+@xr.register_dataset_accessor("iid")
+def _accessor(ds: xr.Dataset) -> Any:
+    """Make ``ds.iid``. Registered here: no dataset of this engine, unpickled ones too, is without this module."""
+    return import_module("iid_dask.accessor").IIDAccessor(ds)
+
 
 SPAN = 1024
 """Rows or columns of blocks that are made together although not all were asked for: a window costs about 0.2 ms."""

@@ -33,7 +33,11 @@ class BBox:
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
-            object.__setattr__(self, name, index(getattr(self, name)))
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, index(value))
+            except TypeError as error:
+                raise TypeError(f"bounding box: {name} = {value!r} is no integer: expected pixels") from error
         if self.min_row > self.max_row or self.min_col > self.max_col:
             raise ValueError(
                 f"bounding box {tuple(self)} is upside down: expected (min_row, min_col, max_row, max_col) "
@@ -45,6 +49,8 @@ class BBox:
         """Make a box from any four integers, for example a row of a numpy array."""
         if isinstance(values, cls):
             return values
+        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+            raise TypeError(f"a bounding box is (min_row, min_col, max_row, max_col), found {values!r:.60}")
         items = list(values)
         if len(items) != 4:
             raise ValueError(f"a bounding box is (min_row, min_col, max_row, max_col), found {len(items)} values")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from operator import index
 from typing import Any, cast
@@ -13,8 +12,11 @@ from xarray.core import indexing
 
 from iid_dask.arrays import TEXT, LazyArray, PixelArray, TableArray
 from iid_dask.format.layout import Limits
-from iid_dask.format.reader import RecordReader, open_records
+from iid_dask.format.reader import RecordReader
+from iid_dask.labels import make_labels
 from iid_dask.layers import layer_numbers
+from iid_dask.queries import as_bounds
+from iid_dask.reader import open_reader
 from iid_dask.views import OVERLAPS, REDUCES, Overlap, Selection, View
 
 TILE = 4096
@@ -52,8 +54,6 @@ CF_NAMES = frozenset(
     }
 )
 """Attributes that CF conventions, and so xarray's decoder, give a meaning."""
-
-DECIMAL = re.compile(rb"[0-9]{1,20}\Z")
 
 
 def open_dataset(target: Any, **options: Any) -> xr.Dataset:
@@ -94,7 +94,7 @@ def _open(target: Any, options: dict[str, Any]) -> RecordReader:
     limits = options.get("limits")
     if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits = {limits!r}: expected iid_dask.Limits")
-    return open_records(
+    return open_reader(
         target,
         verify=options.get("verify", True),
         limits=limits,
@@ -135,9 +135,7 @@ def make_selection(
     if groups is not None:
         groups = (groups,) if isinstance(groups, str) else tuple(dict.fromkeys(groups))
     if area is not None:
-        if not isinstance(area, Iterable) or len(area := tuple(area)) != 2:
-            raise ValueError(f"area = {area!r}: expected (min, max) in pixels, None for no bound")
-        area = tuple(None if bound is None else index(bound) for bound in area)
+        area = as_bounds(area)
     return Selection(keys, groups, _names("domains", domains), _names("addresses", addresses), area)
 
 
@@ -149,87 +147,6 @@ def _names(option: str, value: Any) -> tuple[bytes, ...] | None:
         if not isinstance(item, str | bytes):
             raise TypeError(f"{option}: {item!r} is {type(item).__name__}, expected bytes or str")
     return tuple(dict.fromkeys(item.encode() if isinstance(item, str) else item for item in items))
-
-
-def make_labels(view: View, labels: Any) -> np.ndarray | None:
-    """Return what each row of the lut paints, or None for key + 1.
-
-    Raises
-    ------
-    ValueError
-        For labels that are not one integer of 1 or more for every entry.
-    """
-    if isinstance(labels, str) and labels == "key":
-        return None
-    if isinstance(labels, str) and labels == "address":
-        return _address_labels(view)
-    if isinstance(labels, str):
-        raise ValueError(f"labels = {labels!r}: expected 'key', 'address', or one integer an entry")
-    reader = view.reader
-    keys, values = reader.entry_keys, labels
-    if _is_table(labels):
-        if "file" in _columns(labels):
-            labels = _of_file(labels, reader.name)
-        keys, values = np.asarray(labels["key"]), labels["label"]
-        for key in keys.tolist():
-            reader[key]
-        rows_of = np.bincount(keys) if len(keys) else keys
-        if np.any(rows_of > 1):
-            key = int(np.argmax(rows_of > 1))
-            raise ValueError(f"labels: the table has {rows_of[key]} rows for entry {key}, expected one")
-        missing = np.setdiff1d(view.keys, keys)
-        if len(missing):
-            raise ValueError(f"labels: the table has no row for {len(missing)} entries, the first is {missing[0]}")
-    values = np.asarray(values)
-    if values.shape != keys.shape:
-        raise ValueError(f"labels: an array of shape {values.shape}, expected one integer for each of {len(keys)}")
-    if values.dtype.kind not in "iu":
-        raise ValueError(f"labels: dtype {values.dtype}, expected integers")
-    shown = np.isin(keys, view.keys)
-    if np.any(values[shown] < 1):
-        bad = int(np.flatnonzero(shown & (values < 1))[0])
-        raise ValueError(
-            f"labels: {values[bad]} for entry {keys[bad]}, expected 1 or more: 0 is background (keys= omits entries)"
-        )
-    dtype = values.dtype
-    if dtype.kind == "i":  # numpy's default is 64 bits wide
-        dtype = np.dtype(np.uint32 if values.max(initial=0) < 2**32 else np.uint64)
-    out = np.zeros(len(reader.lut), dtype)
-    out[keys] = np.where(values < 1, 0, values)
-    return out
-
-
-def _columns(table: Any) -> Iterable[str]:
-    return table.dtype.names or () if isinstance(table, np.ndarray) else table.keys() if hasattr(table, "keys") else ()
-
-
-def _is_table(labels: Any) -> bool:
-    return {"key", "label"} <= set(_columns(labels))
-
-
-def _of_file(table: Any, name: str) -> dict[str, np.ndarray]:
-    """Rows of a table of many files that are one file's."""
-    rows = np.asarray(table["file"] == name, dtype=bool)
-    if not rows.any() and len(rows):
-        raise ValueError(
-            f"labels: the table has no row for {name}; its first row is for {np.asarray(table['file'])[0]}"
-        )
-    return {column: np.asarray(table[column])[rows] for column in ("key", "label")}
-
-
-def _address_labels(view: View) -> np.ndarray:
-    addresses = view.reader.names(view.keys)[1]
-    for key, address in zip(view.keys.tolist(), addresses, strict=True):
-        if not DECIMAL.match(address) or not 1 <= int(address) < 2**64:
-            raise ValueError(
-                f"{view.reader.name}: entry {key}: address {address!r} is no decimal number from 1 to 2**64 - 1, "
-                'expected one for labels="address"; choose entries by keys=, groups= or domains=, or labels="key"'
-            )
-    numbers = np.array([int(address) for address in addresses], np.uint64)
-    dtype = np.uint32 if numbers.max(initial=0) < 2**32 else np.uint64
-    out = np.zeros(len(view.reader.lut), dtype)
-    out[view.keys] = numbers
-    return out
 
 
 def _choice(option: str, value: Any, known: tuple[str, ...]) -> str:

@@ -45,6 +45,29 @@ def _as_list(what: str, value: Any) -> list[Any]:
     return list(value)
 
 
+def as_keys(reader: RecordReader, keys: Any) -> np.ndarray:
+    """Return one key or several as a uint32 array, in their order.
+
+    Raises
+    ------
+    KeyError
+        For one that no entry has; says which there are.
+    TypeError
+        For anything but integers.
+    """
+    several = keys if isinstance(keys, np.ndarray) or not isinstance(keys, Iterable) else list(keys)
+    wanted = np.atleast_1d(np.asarray(several))
+    if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "iu"):
+        raise TypeError(f"keys: {keys!r:.60}, expected an integer or several")
+    if not len(wanted):
+        return np.zeros(0, np.uint32)
+    known = (wanted >= 0) & (wanted < len(reader.live))
+    known[known] = reader.live[wanted[known].astype(np.int64)]
+    for key in wanted[~known][:1].tolist():
+        reader[key]  # raises, and says which keys there are
+    return wanted.astype(np.uint32)
+
+
 def members(reader: RecordReader, groups: Sequence[str]) -> np.ndarray:
     """Return the keys of the members of any of some groups, ascending uint32.
 

@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -60,8 +60,8 @@ class Once(Generic[T]):
             self._kept.popitem(last=False)
         return kept
 
-    def drop(self, kept: Any) -> None:
-        """Forget an object, under whatever token."""
+    def drop(self, which: Callable[[T], bool]) -> None:
+        """Forget the objects of which ``which`` is true."""
         with self._lock:
-            for token in [token for token, other in self._kept.items() if other is kept]:
+            for token in [token for token, kept in self._kept.items() if which(kept)]:
                 del self._kept[token]

@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from operator import index
 from typing import Any
 
 import numpy as np
 
 from iid_dask import kernels
 from iid_dask.bbox import BBox
+from iid_dask.errors import IIDLimitError
 from iid_dask.format.layout import MAX_SIDE
 from iid_dask.format.reader import RecordReader
 from iid_dask.lookup import as_groups, as_names, members, named
+from iid_dask.pairs import codes, decoded
 from iid_dask.pieces import batches, read_pieces, touching
 from iid_dask.views import View, Window
 
 WHOLE = BBox(0, 0, MAX_SIDE, MAX_SIDE)
 """All pixels that a file can hold."""
+
+MOST_POINTS = 2**32
+"""Pixels asked for at once: with their keys they make one number."""
 
 PAIRS = 2**18
 """Pairs of a region and a point in its box that are looked at together, at least."""
@@ -74,7 +78,12 @@ def as_bounds(area: Any) -> tuple[int | None, int | None] | None:
         return None
     if not isinstance(area, Iterable) or len(area := tuple(area)) != 2:
         raise ValueError(f"area = {area!r}: expected (min, max) in pixels, None for no bound")
-    low, high = (None if bound is None else index(bound) for bound in area)
+    for bound in area:
+        if bound is not None and not (isinstance(bound, int | np.integer) and not isinstance(bound, bool)):
+            raise TypeError(f"area = {area!r}: expected integers, pixels, or None for no bound")
+    low, high = area
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"area = {area!r} is upside down: expected (min, max)")
     return low, high
 
 
@@ -91,14 +100,14 @@ def within(areas: np.ndarray, bounds: tuple[int | None, int | None]) -> np.ndarr
 
 def boxes_meet(boxes: np.ndarray, box: BBox) -> np.ndarray:
     """Whether boxes, uint16, shape (n, 4), share a pixel with one."""
-    top, left, bottom, right = np.array(tuple(box.intersection(WHOLE)), np.uint16)
+    top, left, bottom, right = np.array([min(max(side, 0), MAX_SIDE) for side in box], np.uint16)
     rows = np.maximum(boxes[:, 0], top) < np.minimum(boxes[:, 2], bottom)
     return rows & (np.maximum(boxes[:, 1], left) < np.minimum(boxes[:, 3], right))
 
 
 def _in_groups(reader: RecordReader, groups: str | Iterable[str] | None) -> np.ndarray:
     chosen = as_groups(groups)
-    return reader.entry_keys if chosen is None else members(reader, chosen)
+    return reader.entry_keys.copy() if chosen is None else members(reader, chosen)
 
 
 # --- by place ---------------------------------------------------------------------------------------------------
@@ -140,10 +149,14 @@ def at(reader: RecordReader, row: Any, col: Any) -> Any:
 def as_positions(what: str, value: Any) -> np.ndarray:
     values = np.asarray(value)
     if not values.size:
-        values = values.astype(np.int64)
-    if values.dtype.kind not in "iu":
-        raise TypeError(f"at: {what} = {value!r} is {values.dtype}, expected integers: positions of pixels")
-    return values
+        return values.astype(np.int64)
+    if values.dtype.kind in "iu":
+        return values
+    exact = np.asarray(value, object)
+    if not all(isinstance(one, int | np.integer) and not isinstance(one, bool) for one in exact.flat):
+        raise TypeError(f"at: {what} = {value!r:.60} is {values.dtype}, expected integers: positions of pixels")
+    # Beyond 64 bits numpy knows no integers; such pixels are outside of every image.
+    return np.clip(exact, -1, MAX_SIDE).astype(np.int64)
 
 
 def covering(reader: RecordReader, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,17 +173,18 @@ def covering(reader: RecordReader, rows: np.ndarray, cols: np.ndarray) -> tuple[
     points : int64 array
         Positions in ``rows``; ordered by key, then point.
     """
+    if len(rows) > MOST_POINTS:
+        raise IIDLimitError(f"at: {len(rows)} pixels, expected at most {MOST_POINTS} at once; ask for parts")
     held = np.flatnonzero((rows >= 0) & (rows < MAX_SIDE) & (cols >= 0) & (cols < MAX_SIDE))
     grid = _Grid.of(rows[held].astype(np.int64), cols[held].astype(np.int64))
-    pairs = [np.zeros((0, 2), np.int64)]
+    found = [np.zeros(0, np.uint64)]
     for regions, points in _candidates(reader, grid):
         covered = _bits_at(reader, regions, grid.rows[points], grid.cols[points])
         keys = reader.columns.region_keys(regions[covered])
-        pairs.append(np.stack([keys.astype(np.int64), held[grid.order[points[covered]]]], axis=1))
-    found = np.concatenate(pairs)
+        found.append(codes(keys, held[grid.order[points[covered]]]))
     # Two regions of an entry may share a pixel.
-    found = np.unique(found, axis=0) if len(found) else found
-    return found[:, 0].astype(np.uint32), found[:, 1]
+    keys, points = decoded(np.unique(np.concatenate(found)))
+    return keys, points.astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -120,10 +120,9 @@ class IIDBackendEntrypoint(BackendEntrypoint):
     ) -> Dataset:
         """Open a file as one dataset; see the class for the parameters."""
         given = locals()
-        from iid_dask import accessor, dataset
+        from iid_dask.dataset import open_dataset
 
-        accessor.register()
-        return dataset.open_dataset(filename_or_obj, **{name: given[name] for name in OPTIONS})
+        return open_dataset(filename_or_obj, **{name: given[name] for name in OPTIONS})
 
     def open_groups_as_dict(
         self,
@@ -143,13 +142,12 @@ class IIDBackendEntrypoint(BackendEntrypoint):
         Level n has stride 2**n, sampled from the masks themselves. Levels go down to 512 pixels on the longer
         side unless ``levels`` says how many; the entry table is in "/0". Other options as in `open_dataset`.
         """
-        from iid_dask import accessor, dataset
+        from iid_dask.dataset import open_pyramid
 
         unknown = set(options) - set(OPTIONS)
         if unknown:
             raise TypeError(f"unknown options {sorted(unknown)}; there are: levels, {', '.join(OPTIONS)}")
-        accessor.register()
-        return dataset.open_pyramid(filename_or_obj, levels=levels, **options)
+        return open_pyramid(filename_or_obj, levels=levels, **options)
 
     def open_datatree(self, filename_or_obj: Any, **options: Any) -> DataTree:
         """Open a file as a pyramid; see `open_groups_as_dict`."""

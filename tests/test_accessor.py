@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -171,6 +175,25 @@ def test_crop_with_a_stride_holds_every_sampled_pixel(reader):
     xr.testing.assert_equal(crop.label, ds.label[rows, cols])
 
 
+def test_margins_are_not_negative(ds):
+    for crop in (lambda: ds.iid.crop(1, margin=-5), lambda: ds.iid.autocrop(margin=-400), lambda: ds.iid.crop(1, 1.5)):
+        with pytest.raises(ValueError, match=r"margin = .*, expected 0 or more elements"):
+            crop()
+
+
+def test_an_unpickled_dataset_has_it_in_another_process(ds, tmp_path):
+    (tmp_path / "ds.pickle").write_bytes(pickle.dumps(ds.isel(y=slice(100, 400))))
+    program = "import pickle, sys; print(pickle.load(open(sys.argv[1], 'rb')).iid.at(200, 200).tolist())"
+    command = [sys.executable, "-W", "error", "-c", program, str(tmp_path / "ds.pickle")]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert told.stdout == f"{ds.iid.at(300, 200).tolist()}\n"
+
+
+def test_the_reader_answers_too(ds):
+    assert isinstance(ds.iid.reader, iid_dask.IIDReader)
+    assert ds.iid.reader.look_for(b"04").tolist() == [1]
+
+
 def test_autocrop_holds_what_is_shown(reader):
     ds = opened(keys=[40, 13])
     crop = ds.iid.autocrop()
@@ -221,6 +244,6 @@ def test_every_level_of_a_pyramid_has_it(reader):
 
 def test_nothing_is_read_to_build_masks(tmp_path, monkeypatch):
     ds = opened({})
-    _ = ds.iid.reader.columns
-    monkeypatch.setattr("iid_dask.format.source.LocalSource.read_many", None)
+    for read in ("read", "read_many"):
+        monkeypatch.setattr(f"iid_dask.format.source.LocalSource.{read}", None)
     assert ds.iid.masks(range(3000)).shape == (3000, HEIGHT, WIDTH)

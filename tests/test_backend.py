@@ -304,7 +304,7 @@ def test_addresses_of_nearly_64_bits(tmp_path):
         ({"addresses": [8]}, TypeError, "addresses: 8 is int, expected bytes or str"),
         ({"area": 5}, ValueError, r"area = 5: expected \(min, max\)"),
         ({"area": (1, 2, 3)}, ValueError, r"expected \(min, max\)"),
-        ({"area": ("1", None)}, TypeError, "str"),
+        ({"area": ("1", None)}, TypeError, "expected integers, pixels, or None"),
         ({"labels": "name"}, ValueError, "labels = 'name': expected 'key', 'address'"),
         ({"labels": [1, 2]}, ValueError, r"shape \(2,\), expected one integer for each of 3"),
         ({"labels": 4}, ValueError, r"shape \(\), expected one integer"),

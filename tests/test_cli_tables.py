@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -191,3 +193,35 @@ def test_measure_refuses_with_a_sentence(tmp_path):
         assert result.exit_code == 2, result.output
         assert told in result.output
         assert not out.exists()
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------
+
+
+def test_names_write_nothing_to_the_terminal_but_themselves(tmp_path):
+    with IIDWriter(tmp_path / "red.iid") as writer:
+        writer.add(b"d\x1b[31m", b"a\nb", (0, 0, 1, 1), [[1]])
+    output = call("ls", tmp_path / "red.iid", "--columns", "domain, address").output
+    assert output.split() == ["domain", "address", r"d\x1b[31m", r"a\x0ab"]
+
+
+def test_what_json_cannot_hold_is_null(tmp_path):
+    image = np.full((600, 1000), np.inf)
+    np.save(tmp_path / "image.npy", image)
+    out = tmp_path / "out.json"
+    assert call("measure", US, tmp_path / "image.npy", "-o", out, "--property", "max").exit_code == 0
+    assert {row["max"] for row in json.loads(out.read_text())} == {None}
+
+
+def test_a_sum_that_does_not_fit_is_told_in_a_sentence(tmp_path):
+    np.save(tmp_path / "image.npy", np.full((600, 1000), 2**63, np.uint64))
+    result = call("measure", US, tmp_path / "image.npy", "-o", tmp_path / "out.csv", "--property", "sum")
+    assert result.exit_code == 2
+    assert "convert the image to float64" in result.output
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -c 'from iid_dask.cli import main; main()' ls {US} | head -1"
+    told = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120, check=True)
+    assert told.stderr == ""
+    assert "address" in told.stdout

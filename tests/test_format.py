@@ -409,7 +409,7 @@ def test_remote_object_that_is_replaced(remote: str) -> None:
         reader.names()
     reader.close()
     with pytest.raises(iid_dask.IIDChangedError, match="changed since opened"):
-        pickle.loads(again)
+        len(pickle.loads(again))
 
 
 @pytest.mark.parametrize("change", ["append", "truncate", "rewrite"])
@@ -426,7 +426,7 @@ def test_file_that_is_written_to_while_open(change: str, tmp_path: Path) -> None
         else:
             path.write_bytes((DATA / "us.iid").read_bytes())
             os.utime(path, ns=(1, 1))
-        for read in (lambda: reader.columns, reader.names, reader[3000].mask, lambda: pickle.loads(again)):
+        for read in (lambda: reader.columns, reader.names, reader[3000].mask, lambda: len(pickle.loads(again))):
             with pytest.raises(iid_dask.IIDChangedError, match=r"us\.iid: changed since opened"):
                 read()
 
@@ -451,7 +451,7 @@ def test_file_that_is_replaced_while_open(tmp_path: Path) -> None:
         # The open file is the old one; a pickle names the path, where now the new one stands.
         assert everything(reader) == everything(plain)
     with pytest.raises(iid_dask.IIDChangedError, match="changed since opened"):
-        pickle.loads(again)
+        len(pickle.loads(again))
 
 
 def test_reading_opens_files_for_reading_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -515,7 +515,7 @@ def test_pickles_are_small_and_give_the_same(tmp_path: Path, remote: str) -> Non
             again = pickle.loads(data)
             assert again == reader
             assert hash(again) == hash(reader)
-            assert pickle.loads(data) is again
+            assert pickle.loads(data).columns is again.columns
             for field in ("boxes", "areas", "first_region", "region_boxes", "region_bits"):
                 assert np.array_equal(getattr(again.columns, field), getattr(reader.columns, field)), field
             again.close()

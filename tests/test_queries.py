@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
+
 import numpy as np
 import pytest
 from conftest import DATA
@@ -188,6 +191,11 @@ def test_a_box_upside_down_is_refused(sample):
         sample.filter(bbox=(0, 9, 5, 2))
     with pytest.raises(ValueError, match="found 3 values"):
         sample.region((1, 2, 3))
+    with pytest.raises(TypeError, match=r"min_row = 0\.5 is no integer: expected pixels"):
+        sample.region((0.5, 0, 5, 5))
+    for wrong in (None, "abcd"):
+        with pytest.raises(TypeError, match=r"a bounding box is \(min_row, min_col, max_row, max_col\), found"):
+            sample.region(wrong)
 
 
 # --- names, groups, columns -------------------------------------------------------------------------------------
@@ -214,7 +222,7 @@ def test_look_for_and_filter_pass_what_they_say(seed, data):
     addresses = data.draw(st.none() | st.just([address for _, address in some]))
     groups = data.draw(st.none() | st.sets(st.sampled_from([*reader.groups, None]), max_size=2))
     groups = None if groups is None else [name for name in groups if name is not None]
-    area = data.draw(st.none() | st.tuples(st.none() | st.integers(-5, 300), st.none() | st.integers(-5, 3000)))
+    area = data.draw(st.none() | st.tuples(st.none() | st.integers(-5, 300), st.none() | st.integers(300, 3000)))
     box = data.draw(st.none() | windows(70, 150))
 
     def passes(entry, *tests):
@@ -270,8 +278,10 @@ def test_malformed_areas(sample):
     for wrong in (5, (1, 2, 3)):
         with pytest.raises(ValueError, match=r"expected \(min, max\) in pixels"):
             sample.filter(area=wrong)
-    with pytest.raises(TypeError, match="integer"):
+    with pytest.raises(TypeError, match="expected integers, pixels, or None"):
         sample.filter(area=(1.5, None))
+    with pytest.raises(ValueError, match=r"area = \(9, 5\) is upside down: expected \(min, max\)"):
+        sample.filter(area=(9, 5))
     assert len(sample.filter(area=(2**70, None))) == len(sample.filter(area=(None, -1))) == 0
     assert len(sample.filter(area=(-5, 2**70))) == len(sample)
 
@@ -304,6 +314,43 @@ def test_names_are_found_without_a_segment(indexed):
     opened = source.nbytes
     assert len(reader.look_for([b"04", b"04013"])) == 2
     assert source.nbytes - opened == reader.header["iids_length"]
+
+
+def test_boxes_beyond_all_images_are_met_by_nobody(sample):
+    far = (70_000, 0, 80_000, 10)
+    for ask in (lambda: sample.region(far), lambda: sample.region(far, exact=False), lambda: sample.filter(bbox=far)):
+        assert ask().tolist() == []
+
+
+def test_an_answer_that_is_edited_changes_no_later_one(indexed):
+    with iid_dask.open(indexed["us"]) as reader:
+        wanted = list(reader)
+        for ask in (reader.filter, lambda: reader.look_for(None), lambda: reader.filter(groups="states")):
+            ask()[:] = 7
+        assert list(reader) == reader.filter().tolist() == wanted
+        for shared in (reader.entry_keys, reader.live, reader.groups["states"]):
+            with pytest.raises(ValueError, match="read-only"):
+                shared[0] = 1
+
+
+def test_an_unpickled_reader_is_opened_at_first_use_and_once(indexed, tmp_path):
+    path = shutil.copyfile(indexed["us"], tmp_path / "us.iid")
+    with iid_dask.open(path) as reader:
+        data = pickle.dumps(reader)
+        keys = reader.at(300, 200)
+    path.write_bytes(b"")
+    changed = pickle.loads(data)  # what a scheduler does, which need not reach the file
+    with pytest.raises(iid_dask.IIDChangedError, match="changed since opened"):
+        changed.at(300, 200)
+    with pytest.raises(AttributeError, match="no attribute 'shapes'"):
+        _ = iid_dask.open(indexed["us"]).shapes
+    with iid_dask.open(indexed["us"]) as reader:
+        copies = [pickle.loads(pickle.dumps(reader)) for _ in range(2)]
+    for copy in copies:
+        assert copy.at(300, 200).tolist() == keys.tolist()
+    assert copies[0].columns is copies[1].columns
+    assert copies[0] == copies[1] == reader
+    assert isinstance(copies[0], IIDReader)
 
 
 def test_removed_entries_are_no_answer(tmp_path):

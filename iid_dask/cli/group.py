@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -32,9 +33,11 @@ class Commands(click.Group):
                 raise
             except KeyError as error:
                 _fail(str(error.args[0]) if error.args else repr(error), USAGE)
+            except BrokenPipeError:  # whoever reads the output has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             except OSError as error:
                 _fail(_os_words(error), USAGE)
-            except (ValueError, TypeError, ImportError) as error:
+            except (ValueError, TypeError, ImportError, ArithmeticError, MemoryError) as error:
                 _fail(str(error), USAGE)
 
 

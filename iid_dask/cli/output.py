@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -30,7 +31,7 @@ def format_of(chosen: str | None, out: str | None) -> str:
     if chosen is None:
         suffix = Path(out).suffix[1:] if out else "table"
         if suffix not in FORMATS:
-            raise click.UsageError(f"--out {out}: expected a name in .csv, .json or .parquet, or --format")
+            raise click.UsageError(f"--out {out}: expected a name in .csv, .json or .parquet")
         return suffix
     if chosen == "parquet" and out is None:
         raise click.UsageError("--format parquet needs --out FILE")
@@ -113,12 +114,27 @@ WRITERS = {"table": _table, "csv": _csv, "json": _json}
 
 
 def _plain(column: Any) -> list[Any]:
-    """A column as what JSON holds: names as text, what is missing as None."""
+    """A column as what JSON holds: names as text, what is missing or no finite number as None."""
     values = column.astype(object).where(column.notna(), None).tolist()
-    return [to_text(v) if isinstance(v, bytes) else v.item() if isinstance(v, np.generic) else v for v in values]
+    return [_as_plain(value) for value in values]
+
+
+def _as_plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return to_text(value)
+    value = value.item() if isinstance(value, np.generic) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _shown(part: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
-    return pd.DataFrame({name: _plain(part[name]) for name in part}, dtype=object)
+    columns = {name: [_printable(value) for value in _plain(part[name])] for name in part}
+    return pd.DataFrame(columns, dtype=object)
+
+
+def _printable(value: Any) -> Any:
+    """Without the control characters by which a name could write to more of a terminal than its place."""
+    if isinstance(value, str) and not value.isprintable():
+        return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in value)
+    return value

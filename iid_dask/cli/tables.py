@@ -66,7 +66,7 @@ def ls(
     kind = format_of(kind, out)
     frame = read_entries(
         list(files),
-        columns=columns.split(",") if columns else None,
+        columns=[name.strip() for name in columns.split(",")] if columns else None,
         filters=where,
         bbox=bbox,
         groups=list(groups) or None,

@@ -7,6 +7,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import astuple
 from functools import cached_property
 from itertools import islice
 from typing import Any, Self, TypeVar, cast
@@ -71,6 +72,21 @@ def _heads_agree(columns: SegmentColumns, key: int, data: bytes) -> bool:
     return bool(np.array_equal(found.view(REGION_HEAD)[:, 0], wanted))
 
 
+def _shared(array: np.ndarray) -> np.ndarray:
+    """Make an array that callers are handed, and that later answers come from, read-only."""
+    array.setflags(write=False)
+    return array
+
+
+class _cached(cached_property[Any]):
+    """A cached property of a reader that may have to be opened first: that exchanges the dictionary of its values."""
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        if instance is not None:
+            instance._open_now()
+        return super().__get__(instance, owner)
+
+
 class RecordReader(Mapping[int, Entry]):
     """A read-only mapping key -> `Entry` over the records of an open ``.iid`` file.
 
@@ -131,9 +147,9 @@ class RecordReader(Mapping[int, Entry]):
         if _is_key_list(listed, len(self.lut)) and bool(np.all((empty | removed)[listed])):
             removed[listed] = True
             del self.metadata["removed"]
-        self.live = ~removed
+        self.live = _shared(~removed)
         self.groups = {
-            name: keys[self.live[keys]]
+            name: _shared(keys[self.live[keys]])
             for name, keys in parse_groups(self.name, self.header, groups, len(self.lut), self.limits).items()
         }
 
@@ -202,15 +218,29 @@ class RecordReader(Mapping[int, Entry]):
 
     def close(self) -> None:
         """Close the file; arrays opened from it open it again when they are computed."""
-        _readers.drop(self)
-        self.source.close()
+        if "_pending" not in self.__dict__:
+            _readers.drop(lambda kept: kept.__dict__ is self.__dict__)
+            self.source.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         kind, arguments = self.source.__reduce__()[:2]
-        return reopen, (type(self), kind, arguments, self.verify_checksums, self.limits)
+        return _later, (type(self), kind, arguments, self.verify_checksums, self.limits)
+
+    def __getattr__(self, name: str) -> Any:
+        # Of an unpickled reader that was not used yet everything is missing; copies are made without their attributes.
+        if "_pending" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._open_now()
+        return getattr(self, name)
+
+    def _open_now(self) -> None:
+        """Become this process's reader of what an unpickled one stands for, and share all of its state."""
+        pending = self.__dict__.get("_pending")
+        if pending is not None:
+            self.__dict__ = reopen(type(self), *pending).__dict__
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("iid_dask.IIDReader", self._identity, self.verify_checksums)
+        return ("iid_dask.IIDReader", self._identity, self.verify_checksums, astuple(self.limits))
 
     # --- columns
 
@@ -219,12 +249,12 @@ class RecordReader(Mapping[int, Entry]):
         """Bytes between two wanted ranges that are cheaper to read than to skip."""
         return self.source.gap
 
-    @cached_property
+    @_cached
     def entry_keys(self) -> np.ndarray:
         """Keys of the entries, ascending uint32: rows of the lut that were not removed."""
-        return np.flatnonzero(self.live).astype(np.uint32)
+        return _shared(np.flatnonzero(self.live).astype(np.uint32))
 
-    @cached_property
+    @_cached
     def columns(self) -> SegmentColumns:
         """Boxes, areas and regions of all entries, indexed by key. Shared: do not change them."""
         columns = None
@@ -245,7 +275,7 @@ class RecordReader(Mapping[int, Entry]):
             _ = self.columns
         return self.index is not None
 
-    @cached_property
+    @_cached
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the image: the metadata's ``image`` size if sound, else what the boxes span."""
         image = self.metadata.get("image")
@@ -268,6 +298,7 @@ class RecordReader(Mapping[int, Entry]):
         A few entries of a file whose columns were not needed yet cost no pass over the others; who asks for one
         entry after another gets all columns in the end.
         """
+        self._open_now()
         if "columns" in self.__dict__ or len(keys) > FEW or (self._scanned + len(keys)) * SPARSE > len(self.lut):
             return self.columns, keys
         self._scanned += len(keys)
@@ -457,8 +488,15 @@ _readers: Once[RecordReader] = Once(64)
 R = TypeVar("R", bound=RecordReader)
 
 
+def _later(reader: type[R], *pending: Any) -> R:
+    """Stand for what a pickle names, unopened: schedulers unpickle graphs too, and need not reach the files."""
+    made = reader.__new__(reader)
+    made.__dict__["_pending"] = pending
+    return made
+
+
 def reopen(reader: type[R], kind: Any, arguments: tuple[Any, ...], verify: bool, limits: Limits) -> R:
-    """Open what a pickle names, or return this process's reader of it; tasks come here."""
+    """Open what a pickle names, or return this process's reader of it."""
     if kind not in (LocalSource, RemoteSource, BytesSource):  # a caller's own, of which nothing is known
         return reader(kind(*arguments), verify=verify, limits=limits)
     token = (reader, kind, *(repr(a) if isinstance(a, dict) else a for a in arguments), verify, limits)

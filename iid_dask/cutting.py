@@ -1,0 +1,72 @@
+"""Work cut into parts of a bounded size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from iid_dask.bbox import BBox
+
+
+def tiles(box: BBox, side: int) -> Iterator[BBox]:
+    """Cut a box into tiles of ``side`` rows and columns, smaller ones at its ends.
+
+    Examples
+    --------
+    >>> [tuple(tile) for tile in tiles(BBox(5, 0, 9, 2049), 2048)]
+    [(5, 0, 9, 2048), (5, 2048, 9, 2049)]
+    """
+    for row in range(box.min_row, box.max_row, side):
+        for col in range(box.min_col, box.max_col, side):
+            yield BBox(row, col, min(row + side, box.max_row), min(col + side, box.max_col))
+
+
+def as_nbytes(what: str, value: Any) -> int:
+    """Return a number of bytes given as such or as text, "64 MiB".
+
+    Raises
+    ------
+    ValueError
+        For anything else, and below 1.
+    """
+    from dask.utils import parse_bytes
+
+    try:
+        nbytes = int(parse_bytes(value))
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        nbytes = 0
+    if nbytes < 1:
+        raise ValueError(f'{what} = {value!r}: expected bytes, 1 or more, such as 2**26 or "64 MiB"')
+    return nbytes
+
+
+def split(keys: np.ndarray, weights: np.ndarray, blocksize: int) -> list[tuple[int, int]]:
+    """Cut entries into ranges of keys of about ``blocksize`` bytes.
+
+    Parameters
+    ----------
+    keys : integer array, shape (n,)
+        Ascending.
+    weights : int64 array, shape (n,)
+        Bytes of each entry.
+    blocksize
+
+    Returns
+    -------
+    list of (first, last)
+        Keys, both included.
+
+    Examples
+    --------
+    >>> split(np.array([2, 3, 7, 9]), np.array([4, 4, 20, 4]), blocksize=8)
+    [(2, 3), (7, 7), (9, 9)]
+    """
+    reach = np.concatenate(([0], np.cumsum(weights)))
+    ranges, start = [], 0
+    while start < len(keys):
+        stop = max(start + 1, int(np.searchsorted(reach, reach[start] + blocksize, side="right")) - 1)
+        ranges.append((int(keys[start]), int(keys[stop - 1])))
+        start = stop
+    return ranges
