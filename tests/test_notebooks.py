@@ -12,12 +12,13 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
 
 def texts(notebook) -> list[str]:
+    """What each cell printed; the kernel sends it in as many pieces as it likes."""
     return [
-        output["text"]
+        "".join(
+            output["text"] for output in cell.outputs if output.output_type == "stream" and output.name == "stdout"
+        )
         for cell in notebook.cells
         if cell.cell_type == "code"
-        for output in cell.outputs
-        if output.output_type == "stream" and output.name == "stdout"
     ]
 
 
@@ -30,7 +31,7 @@ def test_notebook_runs_and_says_the_same(path):
     NotebookClient(fresh, timeout=240, kernel_name="python3").execute()
     stored = nbformat.read(path, as_version=4)
     assert texts(fresh) == texts(stored)
-    assert texts(stored)
+    assert any(texts(stored))
     pictures = [o for c in stored.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
     assert pictures
 
