@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice, pairwise
 
 import numpy as np
 
@@ -83,38 +84,96 @@ def _paint_regions(
     return painted
 
 
-def paint_recorded(view: View, window: Window, out: np.ndarray, chunk: tuple[int, int]) -> np.ndarray:
-    """Write a window's labels, key + 1, and return what they are chunk by chunk, at little more than the painting.
+def paint_recorded(
+    view: View, window: Window, chunk: tuple[int, int], out: np.ndarray
+) -> Iterator[tuple[BBox, np.ndarray]]:
+    """Paint a window's labels, key + 1, chunk by chunk, and tell what each holds at little more than the painting.
+
+    All chunks are painted in the same memory, so that it is still in a cache when a chunk is taken from it.
 
     Parameters
     ----------
     view
         At full resolution, with its own labels.
     window
-    out : uint32 array, shape ``window.shape``
-        Overwritten, whatever it held.
+        Begins with a chunk.
     chunk : (rows, columns)
-        Of a chunk; the window begins with one.
+    out : uint32 array, shape ``chunk``
+        Holds the chunk that was yielded last; 0 beyond its box.
 
-    Returns
-    -------
-    uint64 array, shape (chunk rows, chunk columns, 3)
+    Yields
+    ------
+    box : BBox
+        Of a chunk, cut at the window's end; a chunk that no entry's box meets is left out.
+    facts : uint64 array, shape (3,)
         Pixels that are not 0, checksum (see `kernels.chunk_facts`), pixels that more than one entry covers.
     """
-    grid = (-(-size // step) for size, step in zip(out.shape, chunk, strict=True))
-    facts = np.zeros((*grid, 3), np.uint64)
-    noted = np.zeros(out.shape, bool)
     regions, keys = in_paint_order(view, window, view.keep)
     values = label_values(view)[keys]
-    corner = window.box.min_row, window.box.min_col
-    clear = _band_rows(out)
-    for hits, bits in read_pieces(view, window, regions, keys):
-        cut, bits = _by_band(bits, out)
-        kernels.paint_recorded(out, *corner, clear, *chunk, facts, noted, *bits, values[hits][cut])
-        clear = 0
-    if clear:
-        out.fill(0)
+    boxes = list(_chunk_boxes(window.box, chunk))
+    batches = read_pieces(view, window, regions, keys)
+    first = list(islice(batches, 2))
+    if len(first) == 2 and len(boxes) > 1:
+        # More bits than are held at once: each chunk reads its own.
+        for box in boxes:
+            yield from paint_recorded(view, Window(box), chunk, out)
+        return
+    parts: Iterable[list[tuple[np.ndarray, ...]]]
+    parts = (_by_chunk(values[hits], pieces, window.box, chunk) for hits, pieces in chain(first, batches))
+    if len(boxes) > 1:
+        parts = list(parts)
+    for number, box in enumerate(boxes):
+        mine = (part[number] for part in parts)
+        facts = _paint_chunk(box, out, (pieces for pieces in mine if len(pieces[-1])))
+        if facts is not None:
+            yield box, facts
+
+
+def _paint_chunk(box: BBox, out: np.ndarray, batches: Iterable[tuple[np.ndarray, ...]]) -> np.ndarray | None:
+    """Paint one chunk, and return its facts; None if there is nothing to paint."""
+    facts = None
+    for pieces in batches:
+        if facts is None:
+            out.fill(0)
+            facts, noted = np.zeros(3, np.uint64), np.zeros(out.shape, bool)
+        kernels.paint_recorded(out, box.width, box.min_row, box.min_col, facts, noted, *pieces)
     return facts
+
+
+def _chunk_boxes(box: BBox, chunk: tuple[int, int]) -> Iterator[BBox]:
+    """Boxes of the chunks of a window that begins with one, row-major."""
+    for row in range(box.min_row, box.max_row, chunk[0]):
+        for col in range(box.min_col, box.max_col, chunk[1]):
+            yield BBox(row, col, min(row + chunk[0], box.max_row), min(col + chunk[1], box.max_col))
+
+
+def _by_chunk(
+    values: np.ndarray, pieces: tuple[np.ndarray, ...], box: BBox, chunk: tuple[int, int]
+) -> list[tuple[np.ndarray, ...]]:
+    """Cut pieces at the borders of chunks; return those of each chunk, in painting order, and what they paint.
+
+    Pieces are cut between two rows; where one reaches over columns of several chunks, each of them has it whole.
+    """
+    data, bits, firsts, counts, left, right = pieces
+    (rows, cols), (height, width) = chunk, (box.height, box.width)
+    top, across = (firsts - box.min_row) // rows, -(-width // cols)
+    begin = np.maximum(left - box.min_col, 0) // cols
+    high = (firsts + counts - 1 - box.min_row) // rows - top + 1
+    wide = (np.minimum(right - box.min_col, width) - 1) // cols - begin + 1
+    number = high * wide
+    cut = np.repeat(np.arange(len(firsts)), number)
+    nth = np.arange(len(cut)) - np.repeat(np.cumsum(number) - number, number)
+    row = top[cut] + nth // wide[cut]
+    col = begin[cut] + nth % wide[cut]
+    begins = np.maximum(firsts[cut], row * rows + box.min_row)
+    stops = np.minimum((firsts + counts)[cut], (row + 1) * rows + box.min_row)
+    bits = bits[cut] + (begins - firsts[cut]) * (right - left)[cut]
+    chunks = row * across + col
+    order = np.argsort(chunks, kind="stable")
+    cut = cut[order]
+    columns = bits[order], begins[order], (stops - begins)[order], left[cut], right[cut], values[cut]
+    ends = np.searchsorted(chunks[order], np.arange(-(-height // rows) * across + 1)).tolist()
+    return [(data, *(column[start:stop] for column in columns)) for start, stop in pairwise(ends)]
 
 
 def _band_rows(out: np.ndarray) -> int:

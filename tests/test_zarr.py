@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 import warnings
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 
 import iid_dask
 from iid_dask.export import zarr as export
+from iid_dask.export.chunks import joined
 from iid_dask.export.completion import chunk_facts
 from iid_dask.export.layout import plan_layout
 from iid_dask.export.sources import find_raster
@@ -260,7 +262,8 @@ def test_facts_recorded_while_painting_are_those_of_the_pixels(height, width, ro
         layout = plan_layout(("y", "x"), (height, width), (rows, cols), None)
         raster = find_raster(ds.label.variable)
         for tile in layout.tiles():
-            values, facts = raster.read(tile, layout, reuse=True)
+            facts = np.zeros((*(part.stop - part.start for part in layout.chunks_of(tile)), 3), np.uint64)
+            values = joined(tile, layout, np.uint32, raster.chunks(tile, layout, facts))
             expected = chunk_facts(values, layout)
             np.testing.assert_array_equal(values, ds.label.values[tile])
             np.testing.assert_array_equal(facts[..., :2], expected[..., :2])
@@ -283,6 +286,37 @@ def _random_file(rng, height, width, n) -> bytes:
                 c0, c1 = np.sort(rng.integers(0, width + 1, 2))
                 w.add(b"", b"%d" % key, (r0, c0, r1, c1), rng.random((r1 - r0, c1 - c0)) < rng.random())
         return Path(path).read_bytes()
+
+
+@pytest.mark.parametrize("batch", [1, 500, 2**23])
+def test_chunks_are_exact_however_few_bits_are_held_at_once(tmp_path, monkeypatch, batch):
+    monkeypatch.setattr("iid_dask.pieces.BATCH", batch)
+    group = write(US, tmp_path / "us.zarr", chunks=(300, 400))
+    np.testing.assert_array_equal(iid_dask.open_zarr(tmp_path / "us.zarr").label.values, EXPECTED["us"]["last"])
+    assert iid_dask.check_zarr(tmp_path / "us.zarr") == []
+    assert group.attrs["iid_dask"]["overlapping_pixels"] == {"label": int((EXPECTED["us"]["depth"] > 1).sum())}
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd-3"])
+def test_chunks_are_what_zarr_itself_would_store(tmp_path, codec):
+    write(US, tmp_path / "us.zarr", chunks=(170, 333), codec=codec)
+    array = zarr.open_array(tmp_path / "us.zarr" / "label")
+    again = zarr.create_array(
+        tmp_path / "again.zarr", data=array[:], chunks=array.chunks, compressors=array.compressors, fill_value=0
+    )
+    assert again.metadata.codecs == array.metadata.codecs
+    ours, theirs = (
+        {path.relative_to(root).as_posix(): path.read_bytes() for path in (root / "c").rglob("*") if path.is_file()}
+        for root in (tmp_path / "us.zarr" / "label", tmp_path / "again.zarr")
+    )
+    assert ours == theirs
+
+
+def test_a_store_that_waits_for_its_answers():
+    url = f"memory://{uuid.uuid4().hex}.zarr"
+    write(US, url, chunks=100)
+    np.testing.assert_array_equal(iid_dask.open_zarr(url).label.values, EXPECTED["us"]["last"])
+    assert iid_dask.check_zarr(url) == []
 
 
 def test_facts_differ_when_rows_change_places():

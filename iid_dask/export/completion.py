@@ -46,7 +46,7 @@ def chunk_facts(block: np.ndarray, layout: Layout) -> np.ndarray:
     if block.dtype.kind not in "ub":
         block = np.ascontiguousarray(block).view(f"u{block.dtype.itemsize}")
     for at in np.ndindex(*grid):
-        part = block[tuple(slice(i * c, (i + 1) * c) for i, c in zip(at, layout.chunk, strict=True))]
+        part = block[layout.within(at)]
         pixels, sums = np.zeros((2, 1, 1), np.uint64)
         flat = part.reshape(-1, part.shape[-1])
         kernels.chunk_facts(flat, len(flat) or 1, flat.shape[1] or 1, pixels, sums)

@@ -56,6 +56,11 @@ class Layout:
         """Chunks of a tile along each dimension."""
         return tuple(t // c for t, c in zip(self.tile, self.chunk, strict=True))
 
+    def record(self) -> Layout:
+        """Return the cut of the array that holds three numbers a chunk: a tile's are one chunk of it."""
+        tile = (*self.tile_chunks, 3)
+        return Layout((*self.chunk_grid, 3), tile, None, tile)
+
     def tiles(self) -> Iterator[tuple[slice, ...]]:
         """Every tile's place in the array, row-major."""
         yield from _boxes(self.shape, self.tile)
@@ -63,6 +68,10 @@ class Layout:
     def chunks_of(self, tile: Sequence[slice]) -> tuple[slice, ...]:
         """Chunks that a tile holds, in the grid of chunks."""
         return tuple(slice(t.start // c, -(-t.stop // c)) for t, c in zip(tile, self.chunk, strict=True))
+
+    def within(self, at: Sequence[int]) -> tuple[slice, ...]:
+        """Place of a chunk in its tile, by its number in it; at the end of the array it reaches beyond."""
+        return tuple(slice(i * c, (i + 1) * c) for i, c in zip(at, self.chunk, strict=True))
 
 
 def _boxes(shape: Sequence[int], step: Sequence[int]) -> Iterator[tuple[slice, ...]]:

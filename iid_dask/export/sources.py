@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,10 @@ from iid_dask.arrays import PixelArray, targets
 from iid_dask.export.completion import chunk_facts
 from iid_dask.export.layout import Layout
 from iid_dask.placed import find_opened
-from iid_dask.views import Window
+from iid_dask.views import View, Window
+
+Chunk = tuple[tuple[int, ...], np.ndarray]
+"""Where in its tile a chunk is, counted in chunks, and its values, which the next one may overwrite."""
 
 
 @dataclass(frozen=True)
@@ -25,43 +28,58 @@ class Rastered:
     array: PixelArray
     origin: tuple[int, ...]
 
-    def read(self, tile: Sequence[slice], layout: Layout, *, reuse: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Return a tile's values and the facts of its chunks; see `chunk_facts`.
+    def chunks(self, tile: Sequence[slice], layout: Layout, facts: np.ndarray) -> Iterator[Chunk]:
+        """Yield the chunks of a tile that are not all background, and note what each chunk is.
 
         Parameters
         ----------
         tile
             Its place in the variable.
         layout
-        reuse
-            Make the values in memory that the next call in this thread overwrites.
+        facts : uint64 array, shape (chunks along each dimension, 3)
+            Filled in by the time the last chunk is taken; see `chunk_facts`.
         """
         view = self.array.view
         positions = [np.arange(s.start + o, s.stop + o) for s, o in zip(tile, self.origin, strict=True)]
         flattens = self.array.variable in ("label", "color") and view.overlap != "raise"
         if self.array.variable != "label" or not flattens:
-            block = self.array.block(positions)
-            facts = chunk_facts(block, layout)
+            yield from cut(self.array.block(positions), layout, facts)
             if flattens:
                 facts[(0,) * layout.ndim + (2,)] = self._overlapping(positions)
-            return block, facts
+            return
         ((_, _, target),) = targets(view, *positions)
-        out = _used_memory(target.shape, view.label_dtype) if reuse else np.empty(target.shape, view.label_dtype)
         if isinstance(target, Window) and view.stride == 1 and view.labels is None:
-            rows, cols = layout.chunk
-            facts = raster.paint_recorded(view, target, out, (rows, cols))
-            facts[..., 0] += np.uint64(1)
-            return out, facts
+            yield from _painted(view, target, layout, facts)
+            return
+        out = _used_memory(target.shape, view.label_dtype)
         out.fill(0)
         painted = raster.paint(view, target, out, values=raster.label_values(view))
-        facts = chunk_facts(out, layout)
+        yield from cut(out, layout, facts)
         if painted > np.count_nonzero(out):
             facts[0, 0, 2] = raster.overlapping_pixels(view, target)
-        return out, facts
 
     def _overlapping(self, positions: Sequence[np.ndarray]) -> int:
         ((_, _, target),) = targets(self.array.view, *positions[:2])
         return raster.overlapping_pixels(self.array.view, target)
+
+
+def _painted(view: View, window: Window, layout: Layout, facts: np.ndarray) -> Iterator[Chunk]:
+    """Yield chunks of labels, each painted when it is asked for."""
+    rows, cols = layout.chunk
+    out = _used_memory((rows, cols), view.label_dtype)
+    facts[..., 0] = 1
+    for box, found in raster.paint_recorded(view, window, (rows, cols), out):
+        at = (box.min_row - window.box.min_row) // rows, (box.min_col - window.box.min_col) // cols
+        facts[at] += found
+        if found[0]:
+            yield at, out[: box.height, : box.width]
+
+
+def cut(block: np.ndarray, layout: Layout, facts: np.ndarray) -> Iterator[Chunk]:
+    """Yield the chunks of a tile's values that are not all background; ``facts`` as in `Rastered.chunks`."""
+    facts[:] = chunk_facts(block, layout)
+    for at in map(tuple, np.argwhere(facts[..., 0] > 1).tolist()):
+        yield at, block[layout.within(at)]
 
 
 _buffers = threading.local()

@@ -91,11 +91,7 @@ class Place:
         return self._once(path, mode, fastest_pipeline(sharded=sharded, local=self.local is not None))
 
     def record(self, variable: str, mode: str = "r+") -> Any:
-        """Open a variable's record, once a process.
-
-        With zarr's own pipeline: its objects appear whole or not at all, those of the Rust pipeline are seen, and left
-        by a killed process, half written. That does no harm to tiles, which count only once they are recorded.
-        """
+        """Open a variable's record, once a process."""
         return self._once(f"{RECORD}/{variable}", mode, nullcontext())
 
     def _once(self, path: str, mode: str, configured: AbstractContextManager[None]) -> Any:
@@ -112,8 +108,8 @@ class Place:
 def fastest_pipeline(*, sharded: bool, local: bool) -> Iterator[None]:
     """Configure zarr's codec pipeline by layout; the figures are in ``benchmarks/README.md``.
 
-    Without shards the Rust pipeline is the fastest, with shards zarr's fused one, which zarr has from 3.3 on. The Rust
-    pipeline reaches local folders only.
+    Where zarr itself writes, that is shards, and to check what was written. Without shards the Rust pipeline is the
+    fastest, with shards zarr's fused one, which zarr has from 3.3 on. The Rust pipeline reaches local folders only.
     """
     import zarr.core.codec_pipeline as pipelines
 

@@ -17,7 +17,7 @@ import dask
 import numpy as np
 import xarray as xr
 import zarr
-from zarr.codecs import ZstdCodec
+from zarr.codecs import BytesCodec, ZstdCodec
 
 from iid_dask.errors import IIDStoreError
 from iid_dask.export.completion import VERSION, column_facts
@@ -179,6 +179,9 @@ def _template(plan: Plan, place: Place, fingerprint: str) -> None:
             chunks=layout.chunk,
             shards=layout.shard,
             dtype=variable.dtype,
+            # Said, not left to zarr's configuration: `store_chunks` encodes by it.
+            filters=None,
+            serializer=BytesCodec(endian="little"),
             compressors=compressors(plan.options["codec"]),
             fill_value=False if variable.dtype == bool else 0,
             dimension_names=[str(dim) for dim in variable.dims],
@@ -186,9 +189,11 @@ def _template(plan: Plan, place: Place, fingerprint: str) -> None:
         array.attrs.update({key: _plain(value) for key, value in variable.attrs.items() if key != "_FillValue"})
         group.require_group(RECORD).create_array(
             name,
-            shape=(*layout.chunk_grid, 3),
-            chunks=(*layout.tile_chunks, 3),
+            shape=layout.record().shape,
+            chunks=layout.record().chunk,
             dtype=np.uint64,
+            filters=None,
+            serializer=BytesCodec(endian="little"),
             compressors=None,
             fill_value=0,
         )

@@ -15,9 +15,9 @@ import xarray as xr
 import zarr
 
 from iid_dask.errors import IIDStoreError, IIDWarning
-from iid_dask.export.completion import chunk_facts
+from iid_dask.export.chunks import joined, store_chunks
 from iid_dask.export.layout import Layout, pair, plan_layout
-from iid_dask.export.sources import Rastered, find_raster
+from iid_dask.export.sources import Rastered, cut, find_raster
 from iid_dask.export.store import ATTRIBUTE, RECORD, Place, quiet
 from iid_dask.export.template import Plan, begun, beside, compressors, prepare, put_in_place, table_of
 from iid_dask.progress import run
@@ -30,19 +30,28 @@ class Job:
     place: Place
     variable: str
     layout: Layout
+    codec: str
     source: Rastered | None
 
     def write(self, tile: tuple[slice, ...], block: np.ndarray | None = None) -> None:
         """Write one tile, then its record; doing it again with the same values changes nothing."""
+        layout = self.layout
+        array = self.place.array(self.variable, sharded=layout.shard is not None)
+        places = layout.chunks_of(tile)
+        facts = np.zeros((*(part.stop - part.start for part in places), 3), np.uint64)
         if self.source is not None:
-            # A store in memory may keep the very array that it is given.
-            values, facts = self.source.read(tile, self.layout, reuse=self.place.local is not None)
+            chunks = self.source.chunks(tile, layout, facts)
         else:
-            values = np.asarray(block)
-            facts = chunk_facts(values, self.layout)
-        if facts[..., 0].max(initial=1) > 1:
-            self.place.array(self.variable, sharded=self.layout.shard is not None)[tile] = values
-        self.place.record(self.variable)[self.layout.chunks_of(tile)] = facts
+            chunks = cut(np.asarray(block), layout, facts)
+        if layout.shard is None:
+            store_chunks(array, tile, layout, self.codec, chunks)
+        else:
+            values = joined(tile, layout, array.dtype, chunks)
+            if facts[..., 0].max(initial=1) > 1:
+                array[tile] = values
+        at = (0,) * facts.ndim
+        record = self.place.record(self.variable)
+        store_chunks(record, (*places, slice(0, 3)), layout.record(), "none", [(at, facts)])
 
 
 def to_zarr(
@@ -188,7 +197,7 @@ def _write(
     place = replace(place, job=uuid.uuid4().hex)
     tasks = []
     for name, layout in plan.layouts.items():
-        job = Job(place, name, layout, plan.sources[name])
+        job = Job(place, name, layout, plan.options["codec"], plan.sources[name])
         tasks += _tasks(job, plan.graphs.get(name), _done(place, name, layout), part or (1, 1))
     run(tasks, f"to {final or place.name}", progress=progress)
     group = _finish(place, plan)

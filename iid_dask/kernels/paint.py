@@ -91,17 +91,16 @@ def paint_window(out, origin_row, origin_col, data, bits, rows, counts, left, ri
 
 
 @inlined
-def _cover_recorded(out, noted, i, begin, end, zero, value):
+def _cover_recorded(out, noted, i, begin, end, value):
     """Cover a run; return pixels that were 0, what the row's weighted sum gained, and pixels that another had too.
 
-    A pixel weighs 2 j + 1, j counted from column ``zero``: together the run weighs the difference of two squares.
+    A pixel weighs 2 j + 1: together the run weighs the difference of two squares.
     """
     i = np.uint64(i)
     before = np.uint64(0)
     for j in range(begin, end):
         before |= np.uint64(out[i, np.uint64(j)])
-    low, high = begin - zero, end - zero
-    fresh, gained = np.uint64(end - begin), np.uint64(high * high - low * low) * np.uint64(value)
+    fresh, gained = np.uint64(end - begin), np.uint64(end * end - begin * begin) * np.uint64(value)
     twice = np.uint64(0)
     if before:
         fresh, gained = np.uint64(0), np.uint64(0)
@@ -112,64 +111,38 @@ def _cover_recorded(out, noted, i, begin, end, zero, value):
             elif before != np.uint64(value) and not noted[i, np.uint64(j)]:
                 noted[i, np.uint64(j)] = True
                 twice += np.uint64(1)
-            gained += (np.uint64(value) - before) * np.uint64(2 * (j - zero) + 1)
+            gained += (np.uint64(value) - before) * np.uint64(2 * j + 1)
     for j in range(begin, end):
         out[i, np.uint64(j)] = value
     return fresh, gained, twice
 
 
 @jit
-def paint_recorded(
-    out,
-    origin_row,
-    origin_col,
-    clear,
-    chunk_rows,
-    chunk_cols,
-    facts,
-    noted,
-    data,
-    bits,
-    rows,
-    counts,
-    left,
-    right,
-    values,
-):
-    """Paint as `paint_window` does, and record what `chunk_facts` would find, at the cost of the runs alone.
+def paint_recorded(out, width, origin_row, origin_col, facts, noted, data, bits, rows, counts, left, right, values):
+    """Paint one chunk as `paint_window` does, and record what `chunk_facts` would find, at the cost of the runs alone.
 
     Parameters
     ----------
-    clear : int
-        Rows of ``out`` to set to 0 at once, just before the first of them is painted, while they are in a cache; 0
-        if ``out`` holds zeros already, or what is to be painted over.
-    chunk_rows, chunk_cols : int
-        Of a chunk; ``out`` begins with one.
-    facts : uint64 array, shape (chunk rows, chunk columns, 3)
-        Zeros; pixels that are not 0, checksum, and pixels that more than one entry covers, for each chunk.
+    out : array, shape (h, w)
+        The chunk; zeros, or what is to be painted over.
+    width : int
+        Columns of ``out`` that are painted; those right of them lie beyond the image.
+    facts : uint64 array, shape (3,)
+        Zeros, or what the pieces before left: pixels that are not 0, checksum, and pixels that more than one entry
+        covers.
     noted : bool array, shape of out
         Zeros; set where entries overlap.
     values
         No two entries may have the same: who covered a pixel before is told by its value.
-    out, origin_row, origin_col, data, bits, rows, counts, left, right
+    origin_row, origin_col, data, bits, rows, counts, left, right
         As in `paint_window`.
     """
-    height, width = out.shape
-    cleared = 0 if clear else height
     for p in range(len(bits)):
         first, last = max(left[p] - origin_col, 0), min(right[p] - origin_col, width)
         start, step = bits[p] + first + origin_col - left[p], right[p] - left[p]
         value = values[p]
-        while cleared < rows[p] + counts[p] - origin_row:
-            for i in range(cleared, min(cleared + clear, height)):
-                out[i, :] = 0
-            cleared += clear
-        first_chunk = max(first, 0) // chunk_cols
         for k in range(counts[p]):
             i = rows[p] + k - origin_row
-            row = np.uint64(i // chunk_rows)
-            weight = np.uint64(2 * (i - np.int64(row) * chunk_rows) + 1)
-            chunk, edge = first_chunk, (first_chunk + 1) * chunk_cols
             fresh, gained, twice = np.uint64(0), np.uint64(0), np.uint64(0)
             bit = start + k * step
             col = first
@@ -184,31 +157,18 @@ def paint_recorded(
                     ones = leading_zeros(~word)
                     begin = at + np.int64(zeros)
                     at = begin + np.int64(ones)
-                    while begin < at:
-                        while begin >= edge:
-                            facts[row, np.uint64(chunk), 0] += fresh
-                            facts[row, np.uint64(chunk), 1] += gained * weight
-                            facts[row, np.uint64(chunk), 2] += twice
-                            fresh, gained, twice = np.uint64(0), np.uint64(0), np.uint64(0)
-                            chunk += 1
-                            edge += chunk_cols
-                        stop = min(at, edge)
-                        a, b, c = _cover_recorded(out, noted, i, begin, stop, edge - chunk_cols, value)
-                        fresh += a
-                        gained += b
-                        twice += c
-                        begin = stop
+                    a, b, c = _cover_recorded(out, noted, i, begin, at, value)
+                    fresh += a
+                    gained += b
+                    twice += c
                     if ones == 64:
                         break
                     word <<= ones
                 col += 64
                 bit += 64
-            if first < last:
-                facts[row, np.uint64(chunk), 0] += fresh
-                facts[row, np.uint64(chunk), 1] += gained * weight
-                facts[row, np.uint64(chunk), 2] += twice
-    for i in range(cleared, height):
-        out[i, :] = 0
+            facts[0] += fresh
+            facts[1] += gained * np.uint64(2 * i + 1)
+            facts[2] += twice
 
 
 @jit
