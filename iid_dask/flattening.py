@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from operator import index
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from iid_dask import kernels, raster
-from iid_dask.bbox import BBox
+from iid_dask.apart import thinned
+from iid_dask.bbox import BBox, union
+from iid_dask.cutting import tiles
 from iid_dask.format.reader import RecordReader
-from iid_dask.pairs import Regions, added_up, codes, decoded, sharing
-from iid_dask.pieces import read_pieces, touching
+from iid_dask.pairs import Regions, added_up, codes, decoded
+from iid_dask.pieces import read_pieces, say_once_if_cut, touching
 from iid_dask.views import OVERLAPS, Overlap, View, Window
 
 TILE = 2048
@@ -22,6 +23,9 @@ TILE = 2048
 
 LOSSES = 2**16
 """Losses held before they are added up, at least."""
+
+MOST = 2**31 - 1
+"""Largest side of an image, as in ``xr.open_dataset``."""
 
 RULES = tuple(rule for rule in OVERLAPS if rule != "raise")
 """Ways to flatten overlaps."""
@@ -90,7 +94,7 @@ def flatten_report(
     overlap : {"last", "first", "smallest", "largest"}
         As in ``xr.open_dataset``.
     shape : (rows, columns), optional
-        Of the image; default: as the file says. Pixels beyond it are cut.
+        Of the image, at most 2**31 - 1 each; default: as the file says. Pixels beyond it are cut.
 
     Returns
     -------
@@ -98,6 +102,8 @@ def flatten_report(
 
     Raises
     ------
+    TypeError
+        For sides that are no integers.
     ValueError
         For another ``overlap``, or a shape that is none.
 
@@ -119,10 +125,12 @@ def flatten_report(
     view = View(reader, reader.shape if shape is None else _as_shape(shape), cast(Overlap, overlap))
     keys = reader.entry_keys
     shared = np.zeros(len(reader.lut), bool)
-    shared[sharing(reader, Regions.of(reader.columns, keys, keys))] = True
+    shared[thinned(reader, Regions.of(reader.columns, keys, keys)).sharing(keys)] = True
     kept = np.zeros(len(reader.lut), np.int64)
     numbers, counts = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
-    for tile in tiles(BBox(0, 0, *view.shape)):
+    say_once_if_cut(view)
+    covered = union(reader.columns.region_boxes).intersection(BBox(0, 0, *view.shape))
+    for tile in tiles(covered, TILE):
         for some, pixels in _losses(view, Window(tile), shared, kept):
             numbers.append(some)
             counts.append(pixels)
@@ -130,26 +138,20 @@ def flatten_report(
     return _report(overlap, keys, kept, *decoded(found), pixels)
 
 
-def tiles(box: BBox) -> Iterator[BBox]:
-    """Cut a box into tiles of `TILE` rows and columns, smaller ones at its ends.
-
-    Examples
-    --------
-    >>> [tuple(tile) for tile in tiles(BBox(5, 0, 9, 2049))]
-    [(5, 0, 9, 2048), (5, 2048, 9, 2049)]
-    """
-    for row in range(box.min_row, box.max_row, TILE):
-        for col in range(box.min_col, box.max_col, TILE):
-            yield BBox(row, col, min(row + TILE, box.max_row), min(col + TILE, box.max_col))
-
-
 def _as_shape(shape: Any) -> tuple[int, int]:
-    if not isinstance(shape, Iterable) or len(sides := list(shape)) != 2:
+    if isinstance(shape, str | bytes) or not isinstance(shape, Iterable) or len(sides := list(shape)) != 2:
         raise ValueError(f"flatten_report: shape = {shape!r}, expected (rows, columns)")
-    height, width = (index(side) for side in sides)
-    if height < 0 or width < 0:
-        raise ValueError(f"flatten_report: shape = {shape!r}, expected rows and columns of 0 or more")
+    height, width = (_as_side(side, shape) for side in sides)
     return height, width
+
+
+def _as_side(side: Any, shape: Any) -> int:
+    if not isinstance(side, int | np.integer) or isinstance(side, bool):
+        found = f"found {side!r}, {type(side).__name__}"
+        raise TypeError(f"flatten_report: shape = {shape!r}, {found}, expected integers")
+    if not 0 <= side <= MOST:
+        raise ValueError(f"flatten_report: shape = {shape!r}, found {side}, expected rows and columns of 0 to {MOST}")
+    return int(side)
 
 
 def _losses(
@@ -159,8 +161,10 @@ def _losses(
 
     ``shared`` says which entries have regions that share pixels; ``kept`` is added to.
     """
-    labels = raster.label(view, window)
     regions = touching(view.reader, window.box)
+    if not len(regions):
+        return
+    labels = raster.label(view, window)
     keys = view.reader.columns.region_keys(regions)
     stamp = np.zeros(labels.shape if shared[keys].any() else (0, 0), np.uint32)
     losses = np.empty((3, LOSSES + labels.shape[1]), np.int64)

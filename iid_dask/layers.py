@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from iid_dask import kernels
+from iid_dask.apart import thinned
 from iid_dask.pairs import Regions, codes, common_pixels, decoded, meeting
 from iid_dask.views import View
 
@@ -37,9 +38,10 @@ def _colour(view: View) -> np.ndarray:
 
 def _overlapping(view: View) -> tuple[np.ndarray, np.ndarray]:
     """Keys of all pairs of entries that share a pixel, the lower ones and the higher ones."""
-    regions = Regions.of(view.reader.columns, view.keys, view.keys)
+    thin = thinned(view.reader, Regions.of(view.reader.columns, view.keys, view.keys))
+    regions = thin.regions
     found = [np.zeros(0, np.uint64)]
     for pairs in meeting(regions):
-        share = common_pixels(view.reader, regions, pairs) > 0
+        share = common_pixels(thin.bits, regions, pairs) > 0
         found.append(np.unique(codes(*(regions.keys[places[share]] for places in pairs))))
     return decoded(np.unique(np.concatenate(found)))

@@ -55,8 +55,11 @@ def as_keys(reader: RecordReader, keys: Any) -> np.ndarray:
     TypeError
         For anything but integers.
     """
-    several = keys if isinstance(keys, np.ndarray) or not isinstance(keys, Iterable) else list(keys)
-    wanted = np.atleast_1d(np.asarray(several))
+    alone = isinstance(keys, str | bytes | bytearray | np.ndarray) or not isinstance(keys, Iterable)
+    try:
+        wanted = np.atleast_1d(np.asarray(keys if alone else list(keys)))
+    except ValueError:  # nested, of several lengths
+        raise TypeError(f"keys: {keys!r:.60}, expected an integer or several") from None
     if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "iu"):
         raise TypeError(f"keys: {keys!r:.60}, expected an integer or several")
     if not len(wanted):

@@ -5,22 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from iid_dask import raster
-from iid_dask.bbox import BBox
-from iid_dask.entries.files import split
-from iid_dask.entries.single import as_keys
+from iid_dask.apart import taken_apart, thinned
+from iid_dask.cutting import as_nbytes, split
 from iid_dask.errors import IIDFormatError
-from iid_dask.flattening import tiles
-from iid_dask.format.layout import MAX_SIDE
-from iid_dask.format.reader import RecordReader
-from iid_dask.pairs import Regions, added_up, codes, common_pixels, decoded, meeting, sharing
-from iid_dask.reader import open_reader
-from iid_dask.views import View, Window
+from iid_dask.format.reader import RecordReader, open_records
+from iid_dask.lookup import as_keys
+from iid_dask.pairs import Bits, Regions, added_up, codes, common_pixels, decoded, meeting
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -76,7 +71,7 @@ def overlaps(
     TypeError
         For keys that are no integers.
     ValueError
-        For ``min_pixels`` or ``blocksize`` below 1.
+        For ``min_pixels`` below 1, or a ``blocksize`` that is none.
     IIDFormatError
         In a task: for an entry that shares more pixels than the area that the file states.
 
@@ -95,12 +90,9 @@ def overlaps(
     3      1     50    1387  0.119          1.0
     """
     import dask.dataframe as dd
-    from dask.utils import parse_bytes
 
-    nbytes = parse_bytes(blocksize)
-    if nbytes < 1:
-        raise ValueError(f"overlaps: blocksize = {blocksize!r}, expected 1 byte or more")
-    reader = source if isinstance(source, RecordReader) else open_reader(source, storage_options=storage_options)
+    nbytes = as_nbytes("overlaps: blocksize", blocksize)
+    reader = source if isinstance(source, RecordReader) else open_records(source, storage_options=storage_options)
     search = _Search.of(reader, keys, min_pixels)
     every = search.all_keys
     spans = split(every, reader.lut["segment_length"][every].astype(np.int64), nbytes)
@@ -164,16 +156,19 @@ def _rows(span: tuple[int, int], search: _Search) -> pd.DataFrame:
     reader, (first, last) = search.reader, span
     keys = search.all_keys[np.searchsorted(search.all_keys, first) :]
     columns, rows = reader.segment_columns(keys)
-    regions = Regions.of(columns, rows, keys)
-    lower, higher, pixels = _count(reader, regions, first, last + 1)
+    thin = thinned(reader, Regions.of(columns, rows, keys))
+    bits, regions = thin.bits, thin.regions
+    numbers, pixels = _count(bits, regions, first, last + 1)
+    lower, higher = decoded(numbers)
     entries, places = np.unique(np.concatenate([lower, higher]), return_inverse=True)
     areas = columns.areas[rows[np.searchsorted(keys, entries)]].astype(np.int64)
-    open_up = np.isin(entries, sharing(reader, regions.chosen(np.isin(regions.keys, entries))))
-    for i in np.flatnonzero(open_up).tolist():
-        areas[i] = _pixels_of_all(reader, entries[[i]])
     a, b = places.reshape(2, -1)
-    for i in np.flatnonzero(open_up[a] | open_up[b]).tolist():
-        pixels[i] = _pixels_of_all(reader, np.array([lower[i], higher[i]]))
+    twice = np.isin(entries, thin.sharing(entries))
+    if twice.any():
+        concerned = entries[np.unique(np.concatenate([side[twice[a] | twice[b]] for side in (a, b)]))]
+        again = _recount(bits, regions.chosen(np.isin(regions.keys, concerned)), first, last + 1)
+        pixels[np.searchsorted(numbers, again.numbers)] = again.pixels
+        areas[twice] = again.areas[np.searchsorted(again.keys, entries[twice])]
     shared = np.zeros_like(areas)
     np.maximum.at(shared, places, np.tile(pixels, 2))
     _check_areas(reader, entries, areas, shared)
@@ -181,26 +176,38 @@ def _rows(span: tuple[int, int], search: _Search) -> pd.DataFrame:
     return _frame(lower[keep], higher[keep], pixels[keep], areas[a[keep]], areas[b[keep]])
 
 
-def _count(reader: RecordReader, regions: Regions, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return lower and higher key of pairs that share pixels, and how many: those of two regions of an entry twice."""
+def _count(bits: Bits, regions: Regions, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers of pairs that share pixels, ascending, and how many: those of two regions of an entry twice."""
     numbers, counts = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     for pairs in meeting(regions, start, stop):
-        pixels = common_pixels(reader, regions, pairs)
+        pixels = common_pixels(bits, regions, pairs)
         share = pixels > 0
         some, sums = added_up(codes(*(regions.keys[places[share]] for places in pairs)), pixels[share])
         numbers.append(some)
         counts.append(sums)
-    found, pixels = added_up(np.concatenate(numbers), np.concatenate(counts))
-    return *decoded(found), pixels
+    return added_up(np.concatenate(numbers), np.concatenate(counts))
 
 
-def _pixels_of_all(reader: RecordReader, keys: np.ndarray) -> int:
-    """Count the pixels that all of some entries have, by laying their masks open: whatever their regions share."""
-    columns, rows = reader.segment_columns(keys)
-    boxes = columns.boxes[rows]
-    box = BBox(*boxes[:, :2].max(axis=0), *boxes[:, 2:].min(axis=0))
-    view = View(reader, (MAX_SIDE, MAX_SIDE))
-    return sum(int(np.count_nonzero(raster.masks(view, Window(tile), keys).all(axis=0))) for tile in tiles(box))
+class _Recount(NamedTuple):
+    """Pixels of pairs by their numbers, and areas by keys, both ascending; every pixel of an entry once."""
+
+    numbers: np.ndarray
+    pixels: np.ndarray
+    keys: np.ndarray
+    areas: np.ndarray
+
+
+def _recount(bits: Bits, regions: Regions, start: int, stop: int) -> _Recount:
+    """Count anew, from masks held in memory, what entries share of which regions share pixels."""
+    pairs, entries = [], []
+    for held, some, pixels in taken_apart(bits, regions):
+        pairs.append(_count(held, some, start, stop))
+        entries.append(added_up(some.keys, pixels))
+    return _Recount(*_merged(pairs), *_merged(entries))
+
+
+def _merged(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    return added_up(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def _check_areas(reader: RecordReader, entries: np.ndarray, areas: np.ndarray, shared: np.ndarray) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from iid_dask import kernels
 from iid_dask.format.layout import MAX_SIDE
-from iid_dask.format.reader import RecordReader
 from iid_dask.format.segments import SegmentColumns
 from iid_dask.format.source import coalesce
 
@@ -23,6 +23,17 @@ Pairs = tuple[np.ndarray, np.ndarray]
 """Places of regions, int64: those of the first of each pair, and of the second."""
 
 
+class Bits(Protocol):
+    """Where mask bits are read from: a reader, or memory."""
+
+    @property
+    def gap(self) -> int:
+        """Bytes between two wanted ranges that are cheaper to read than to skip."""
+
+    def read_bits(self, offsets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return bytes with 16 spare ones at their end, and where in them each range begins."""
+
+
 @dataclass(frozen=True)
 class Regions:
     """Regions of some entries, by ascending key.
@@ -32,8 +43,8 @@ class Regions:
     keys : uint32 array, shape (m,)
         The entry of each.
     boxes : uint16 array, shape (m, 4)
-    bits : uint32 array, shape (m,)
-        Offset of each one's mask bits from the start of the segments section.
+    bits : integer array, shape (m,)
+        Offset of each one's mask bits from the start of the segments section, or of the memory that holds them.
     """
 
     keys: np.ndarray
@@ -152,8 +163,8 @@ def siblings(regions: Regions) -> Iterator[Pairs]:
 
 
 @dataclass(frozen=True)
-class _Common:
-    """Where the bits of the pixels lie that both boxes of a pair have.
+class Common:
+    """Where the bits of the pixels lie that both boxes of a pair have; pairs by the first row of these.
 
     Attributes
     ----------
@@ -172,7 +183,8 @@ class _Common:
     cols: np.ndarray
 
     @classmethod
-    def of(cls, regions: Regions, pairs: Pairs) -> _Common:
+    def of(cls, regions: Regions, pairs: Pairs) -> Common:
+        """Plan the comparison of pairs whose boxes meet."""
         boxes = np.stack([regions.boxes[places] for places in pairs]).astype(np.int64)
         low, high = boxes[:, :, :2].max(axis=0), boxes[:, :, 2:].min(axis=0)
         order = np.argsort(low[:, 0], kind="stable")  # what is read for a part of the pairs then lies together
@@ -189,7 +201,7 @@ class _Common:
         ends = self.begins + (self.rows - 1) * self.widths + self.cols
         return offsets.ravel(), (((ends + 7) >> 3) - offsets).ravel()
 
-    def bounded(self, gap: int) -> Iterator[_Common]:
+    def bounded(self, gap: int) -> Iterator[Common]:
         """Parts that take at most `BYTES`, those read in vain included, or are one row of one pair."""
         _, sizes, _ = coalesce(*self.ranges(), gap)
         if int(sizes.sum()) <= BYTES or (len(self.pairs) == 1 and self.rows[0] == 1):
@@ -198,20 +210,20 @@ class _Common:
         for part in self._halves():
             yield from part.bounded(gap)
 
-    def _halves(self) -> Iterator[_Common]:
+    def _halves(self) -> Iterator[Common]:
         n = len(self.pairs)
         if n > 1:
             for some in (slice(n // 2), slice(n // 2, n)):
-                yield _Common(
+                yield Common(
                     self.pairs[some], self.begins[:, some], self.widths[:, some], self.rows[some], self.cols[some]
                 )
             return
         upper = self.rows // 2
-        yield _Common(self.pairs, self.begins, self.widths, upper, self.cols)
-        yield _Common(self.pairs, self.begins + upper * self.widths, self.widths, self.rows - upper, self.cols)
+        yield Common(self.pairs, self.begins, self.widths, upper, self.cols)
+        yield Common(self.pairs, self.begins + upper * self.widths, self.widths, self.rows - upper, self.cols)
 
 
-def common_pixels(reader: RecordReader, regions: Regions, pairs: Pairs) -> np.ndarray:
+def common_pixels(source: Bits, regions: Regions, pairs: Pairs) -> np.ndarray:
     """Count the pixels that both regions of each pair have, whose boxes meet; reads only rows that both have.
 
     Returns
@@ -220,20 +232,20 @@ def common_pixels(reader: RecordReader, regions: Regions, pairs: Pairs) -> np.nd
         One element a pair.
     """
     out = np.zeros(len(pairs[0]), np.int64)
-    for part in _Common.of(regions, pairs).bounded(reader.gap):
-        data, places = reader.read_bits(*part.ranges())
+    for part in Common.of(regions, pairs).bounded(source.gap):
+        data, places = source.read_bits(*part.ranges())
         bits = places.reshape(2, -1) * 8 + (part.begins & 7)
         kernels.common_pixels(data, *bits, *part.widths, part.rows, part.cols, part.pairs, out)
     return out
 
 
-def sharing(reader: RecordReader, regions: Regions) -> np.ndarray:
+def sharing(source: Bits, regions: Regions) -> np.ndarray:
     """Return the keys of entries of which two regions share pixels, ascending uint32."""
     _, owners, counts = np.unique(regions.keys, return_inverse=True, return_counts=True)
     several = regions.chosen(counts[owners] > 1)
     found = [np.zeros(0, np.uint32)]
     for pairs in siblings(several):
-        shared = common_pixels(reader, several, pairs) > 0
+        shared = common_pixels(source, several, pairs) > 0
         found.append(np.unique(several.keys[pairs[0][shared]]))
     return np.unique(np.concatenate(found))
 

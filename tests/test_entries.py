@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import operator
 import os
@@ -37,8 +38,9 @@ from iid_dask import (
     Region,
     to_text,
 )
+from iid_dask.cutting import split
 from iid_dask.entries import look_for, read_entries, read_files, table
-from iid_dask.entries.files import pack, split
+from iid_dask.entries.files import pack
 from iid_dask.entries.schema import DEFAULT, KINDS
 from iid_dask.format.layout import INDEX_TRAILER
 from iid_dask.format.source import LocalSource, RemoteSource
@@ -202,7 +204,10 @@ def test_a_removed_entry_is_no_key(tmp_path):
 
 @pytest.mark.parametrize("keys", [[1.5], ["1"], [[1]], [True], [None]])
 def test_keys_are_integers(keys):
-    with iid_dask.open(iid_dask.sample("us")) as reader, pytest.raises(TypeError, match="expected integers"):
+    with (
+        iid_dask.open(iid_dask.sample("us")) as reader,
+        pytest.raises(TypeError, match="expected an integer or several"),
+    ):
         table(reader, keys)
 
 
@@ -291,6 +296,147 @@ def test_a_small_file_cannot_ask_for_any_amount_of_memory(tmp_path):
                 table(reader, columns=[column])
     with pytest.raises(IIDLimitError, match="column 'mask' of 40 entries"):
         read_entries([tmp_path / "a.iid", iid_dask.sample("us")], columns=["mask"]).compute()
+
+
+@pytest.fixture(scope="module")
+def claimed(tmp_path_factory):
+    """A file of 400 entries and a metadata string of 20,000 characters: 8 MB in a table."""
+    path = tmp_path_factory.mktemp("claimed") / "claimed.iid"
+    with IIDWriter(path, metadata={"x": "y" * 20_000, "z": {"n": ["y" * 10_000] * 2}, "i": 7}) as writer:
+        for key in range(400):
+            writer.add(b"d", b"%d" % key, BBox(0, 0, 1, 1), regions=[])
+    return path
+
+
+@pytest.mark.parametrize("column", ["x", "z"])
+def test_metadata_is_not_repeated_without_end(claimed, column):
+    with iid_dask.open(claimed, limits=Limits(max_decoded_bytes=2**20)) as reader:
+        df = read_entries(reader, columns=["key"], metadata=column, blocksize=2**30)
+        assert df.npartitions == 1
+        match = (
+            f"claimed.iid: column '{column}' of 400 entries takes up to 8...... bytes, more than .* = 1048576; .*size="
+        )
+        with pytest.raises(IIDLimitError, match=match):
+            df.compute()
+        parts = read_entries(reader, columns=["key"], metadata=column, blocksize=2**19)
+        assert 10 < parts.npartitions < 30
+        assert len(parts.compute()) == 400
+        assert read_entries(reader, columns=["key"], metadata="i").npartitions == 1
+
+
+def test_a_value_of_the_whole_file_is_tested_once_and_repeated_for_what_passes(claimed):
+    filters = [("x", ">", "xyz"), ("z", "!=", "y"), ("key", "<", 5)]
+    with iid_dask.open(claimed, limits=Limits(max_decoded_bytes=2**18)) as reader:
+        found = read_entries(reader, filters=filters, metadata=("x", "z")).compute()
+    assert found["key"].tolist() == list(range(5))
+    assert set(found["x"]) == {"y" * 20_000}
+
+
+def test_the_path_is_not_repeated_without_end(claimed):
+    with iid_dask.open(claimed, limits=Limits(max_decoded_bytes=2**12)) as reader:
+        with pytest.raises(IIDLimitError, match=r"column 'file' of 400 entries takes up to \d+ bytes, more than"):
+            table(reader, columns=["file"])
+        assert len(table(reader, columns=["key", "area"])) == 400
+        assert len(read_entries(reader, columns=["file"], blocksize=2**11).compute()) == 400
+
+
+def test_columns_share_one_limit(claimed):
+    with iid_dask.open(claimed, limits=Limits(max_decoded_bytes=9 * 2**20)) as reader:
+        for column in ("x", "z"):
+            assert len(read_entries(reader, columns=["key"], metadata=column, blocksize=2**30).compute()) == 400
+        df = read_entries(reader, columns=["key"], metadata=("x", "z"), blocksize=2**30)
+        with pytest.raises(IIDLimitError, match=r"takes up to 8...... bytes, 16...... with other columns, more than"):
+            df.compute()
+
+
+def large_boxes(folder, count):
+    """Files of 400 bytes, each with a mask of 125,000."""
+    for i in range(count):
+        with IIDWriter(folder / f"{i}.iid") as writer:
+            writer.add(b"d", b"a", BBox(0, 0, 1000, 1000), regions=[])
+    return [folder / f"{i}.iid" for i in range(count)]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_masks_of_many_small_files_share_one_limit(tmp_path, monkeypatch, on_error):
+    paths = large_boxes(tmp_path, 5)
+    monkeypatch.setattr("iid_dask.entries.plan.Limits", lambda: Limits(max_decoded_bytes=400_000))
+    match = r"0\.iid to .*4\.iid: masks, .* more than limits.* = 400000 in a partition of 5 files.*blocksize=1"
+    for columns in (["mask"], ["mask", "area"]):
+        df = read_entries(paths, columns=columns, on_error=on_error)
+        assert df.npartitions == 1
+        with pytest.raises(IIDLimitError, match=match):
+            df.compute()
+    assert len(read_entries(paths, columns=["area"]).compute()) == 5
+    alone = read_entries(paths, columns=["mask"], blocksize=1)
+    assert alone.npartitions == 5
+    assert [len(mask) for mask in alone.compute()["mask"]] == [125_000] * 5
+
+
+def test_open_files_are_packed_by_their_masks(tmp_path):
+    readers = [iid_dask.open(path) for path in large_boxes(tmp_path, 6)]
+    df = read_entries(readers, columns=["mask"], blocksize=260_000)
+    assert df.map_partitions(len).compute().tolist() == [2, 2, 2]
+    assert read_entries(readers, columns=["mask"], filters=[("area", ">", 0)], blocksize=260_000).npartitions == 1
+    assert read_entries(readers, columns=["area"], blocksize=260_000).npartitions == 1
+    with IIDWriter(tmp_path / "several.iid") as writer:
+        for _ in range(5):
+            writer.add(b"d", b"a", BBox(0, 0, 1000, 1000), regions=[])
+    several = iid_dask.open(tmp_path / "several.iid")
+    df = read_entries([*readers, several], columns=["mask", "file"], blocksize=260_000)
+    assert df.map_partitions(len).compute().tolist() == [2, 2, 2, 2, 2, 1]
+    assert df.compute()["file"].drop_duplicates().tolist() == [reader.name for reader in (*readers, several)]
+
+
+def test_an_open_file_that_cannot_be_weighed_is_skipped_where_bad_files_are(tmp_path):
+    data = bytearray(random_bytes(10, index=False))
+    with iid_dask.open(bytes(data)) as reader:
+        data[int(reader.header["segments_offset"])] ^= 0xFF
+    readers = [iid_dask.open(bytes(data)), iid_dask.open(large_boxes(tmp_path, 1)[0])]
+    with pytest.raises(IIDFormatError, match="<bytes>: segments"):
+        read_entries(readers, columns=["mask"]).compute()
+    df = read_entries(readers, columns=["mask"], on_error="skip")
+    with pytest.warns(IIDWarning, match="<bytes>: skipped"):
+        assert len(df.compute()) == 1
+
+
+def test_segments_are_read_once_for_boxes_and_masks_of_a_few(sparse):
+    source = CountingSource(sparse)
+    with IIDReader(source) as reader:
+        before = source.nbytes
+        table(reader, [5, 900], columns=["area", "regions"])
+        heads = source.nbytes - before
+        table(reader, [5, 900], columns=["area", "mask"])
+        # The second table's scan costs what the first one's did, and the bits themselves are read once.
+        bits = int(reader.lut["segment_length"][[5, 900]].sum())
+        assert source.nbytes - before - heads <= heads + bits
+
+
+# --- what belongs to whom ---------------------------------------------------------------------------------------
+
+
+def test_a_table_is_the_callers_to_change(us):
+    with iid_dask.open(us) as reader:
+        keys = reader.entry_keys.copy()
+        for df in (
+            reader.entries(columns=["key"]),
+            reader.entries(range(3155), columns=["key"]),
+            read_entries(reader, columns=["key"]).compute(scheduler="synchronous"),
+            read_entries(reader, columns=["key"], groups=list(reader.groups)).compute(scheduler="synchronous"),
+        ):
+            df.iloc[0, 0] = 99
+            assert df["key"].tolist() == [99, *range(1, 3155)]
+            np.testing.assert_array_equal(reader.entry_keys, keys)
+
+
+@pytest.mark.parametrize("name", ["us", "edge"])
+def test_a_table_shares_no_memory_with_its_reader(name):
+    with iid_dask.open(DATA / f"{name}.iid") as reader:
+        df = table(reader, columns=list(KINDS))
+        own = [reader.entry_keys, reader.live, reader.lut, *reader.groups.values()]
+        own += [values for values in vars(reader.columns).values() if isinstance(values, np.ndarray)]
+        for column in (*SIDES, "key", "area", "regions"):
+            assert not any(np.shares_memory(df[column].to_numpy(), values) for values in own), column
 
 
 # --- what is read -----------------------------------------------------------------------------------------------
@@ -487,7 +633,7 @@ def test_names_as_text_are_filtered_as_text(seed, data):
 
 
 def test_numbers_are_members_of_lists_only_if_they_are_equal(sparse):
-    for values in ([1.5, 2, -1, 2**40], [np.float64(1.5), np.uint8(2), 2.0, float("inf"), float("nan")]):
+    for values in ([1.5, 2, -1, 2**40], [np.float64(1.5), np.uint8(2), 2.0, float("inf")]):
         assert read_entries(sparse, filters=[("key", "in", values)], columns=["key"]).compute()["key"].tolist() == [2]
         assert len(read_entries(sparse, filters=[("key", "not in", values)]).compute()) == 1999
 
@@ -524,6 +670,9 @@ def test_what_an_alternative_lets_in_needs_no_other(sparse, monkeypatch):
         ([("address", "in", b"04")], TypeError, "address in b'04': expected a list"),
         ([("domain", "not in", ["04"])], TypeError, "domain: '04' is str, expected bytes"),
         ([("groups", "==", b"04")], TypeError, "groups: b'04' is bytes, expected str"),
+        ([("area", ">", float("nan"))], ValueError, "area: nan is equal to nothing, above nothing and below nothing"),
+        ([("key", "in", [5, np.float32("nan")])], ValueError, "key: nan is equal to nothing"),
+        ([[("area", ">", 5)], [("key", "not in", (5, float("nan")))]], ValueError, "key: nan is equal to nothing"),
     ],
 )
 def test_malformed_filters_are_refused_before_anything_is_read(filters, error, text, tmp_path):
@@ -539,7 +688,7 @@ def test_malformed_filters_are_refused_before_anything_is_read(filters, error, t
         ({"groups": [b"a"]}, TypeError, "groups: b'a' is bytes, expected str"),
         ({"groups": "cities"}, KeyError, r"no group 'cities'; there is: \['nation', 'states', 'counties'\]"),
         ({"on_error": "ignore"}, ValueError, "on_error = 'ignore': expected 'raise' or 'skip'"),
-        ({"blocksize": 0}, ValueError, "blocksize = 0: expected 1 byte or more"),
+        ({"blocksize": 0}, ValueError, "blocksize = 0: expected bytes, 1 or more"),
         ({"names": "text", "filters": [("domain", "==", b"x")]}, TypeError, "domain: b'x' is bytes, expected str"),
         ({"metadata": 5}, TypeError, "metadata = 5: expected paths"),
         ({"metadata": [5]}, TypeError, "metadata: 5 is int, expected a path"),
@@ -552,6 +701,40 @@ def test_malformed_filters_are_refused_before_anything_is_read(filters, error, t
 def test_wrong_options_are_refused_when_the_table_is_made(options, error, text):
     with pytest.raises(error, match=text):
         read_entries(iid_dask.sample("us"), **options)
+
+
+def test_what_is_refused_is_not_repeated_at_length():
+    long = b"x" * 10**6
+    for options, error in (
+        ({"filters": [("area", "==", long)]}, TypeError),
+        ({"filters": [("area", "in", long)]}, TypeError),
+        ({"filters": [("address", "==", long.decode())]}, TypeError),
+        ({"filters": [("area", "==", long, 1)]}, ValueError),
+        ({"filters": long}, TypeError),
+        ({"filters": [(long.decode(), "==", 1)]}, ValueError),
+        ({"columns": long}, TypeError),
+        ({"columns": [long]}, ValueError),
+        ({"metadata": [long]}, TypeError),
+        ({"metadata": long}, TypeError),
+        ({"metadata": {"a": long.decode()}}, TypeError),
+        ({"names": long}, ValueError),
+        ({"on_error": long}, ValueError),
+        ({"paths": [long]}, TypeError),
+    ):
+        with pytest.raises(error) as caught:
+            read_entries(**{"paths": iid_dask.sample("us"), **options})
+        assert len(str(caught.value)) < 400, options
+
+
+@pytest.mark.parametrize("function", [read_entries, read_files])
+def test_file_objects_are_for_open(function, us):
+    with us.open("rb") as file:
+        for object_ in (file, io.BytesIO(us.read_bytes())):
+            for paths in (object_, [object_]):
+                with pytest.raises(TypeError, match=r"give iid_dask\.open\(it\)$"):
+                    function(paths)
+    with pytest.raises(TypeError, match=r"paths: b'.{1,80} is bytes, .*; give iid_dask\.open\(it\)$"):
+        function([us.read_bytes()])
 
 
 @pytest.mark.parametrize("paths", [5, b"us.iid", None, {"us.iid": 1}, [5]])
@@ -596,7 +779,7 @@ def test_masks_make_more_partitions(sparse):
     ],
 )
 def test_partitions_without_an_entry_that_passes_are_not_made(sparse, options, keys):
-    df = read_entries(sparse, blocksize=5000, **options)
+    df = read_entries(sparse, blocksize=10_000, **options)
     assert df.npartitions <= 2
     assert df.divisions[0] == keys[0]
     assert df.divisions[-1] == keys[-1]
@@ -699,6 +882,39 @@ def test_a_table_of_many_files_is_their_tables_one_after_another(plate):
     assert backwards["file"].drop_duplicates().tolist() == [str(p) for p in paths[::-1] if len(iid_dask.open(p))]
 
 
+def test_bytes_are_files_of_their_own(plate):
+    data = [(plate / f"w{i}.iid").read_bytes() for i in (0, 1, 0)]
+    readers = [iid_dask.open(some) for some in data]
+    expected = [row for reader in readers[:2] for row in twin(reader)]
+    assert len({row["file"] for row in expected}) == 1
+    assert rows_of(read_entries(readers, columns=list(KINDS)).compute()) == expected
+    assert read_files(readers).compute()["entries"].tolist() == [len(reader) for reader in readers[:2]]
+    assert rows_of(look_for(readers, None).compute()) == [
+        {name: row[name] for name in ("file", "key", "domain", "address")} for row in expected
+    ]
+
+
+def test_a_file_counts_once_however_it_is_called(plate, remote):
+    path = plate / "w0.iid"
+    url = f"{remote}/w0.iid"
+    for name, ways in (
+        (path, [path, str(path), f"file://{path}", iid_dask.open(path), iid_dask.open(path, verify=False)]),
+        (url, [url, f"{remote}/w[0].iid", iid_dask.open(url), url]),
+    ):
+        for paths in (ways, ways[::-1], ways[1:] + ways[:1]):
+            found = read_files(paths).compute()
+            assert found["file"].tolist() == [str(name)]
+
+
+def test_two_versions_of_a_path_are_two_files(plate):
+    path = plate / "w0.iid"
+    reader = iid_dask.open(path)
+    expected = [*twin(reader, masks=False), *all_rows([plate / "w1.iid"], masks=False)]
+    os.replace(plate / "w1.iid", path)
+    found = rows_of(read_entries([reader, path]).compute())
+    assert [row | {"file": None} for row in found] == [row | {"file": None} for row in expected]
+
+
 def test_schedulers_agree(plate):
     df = read_entries(plate / "*.iid", blocksize=1)
     assert df.npartitions == 5
@@ -798,6 +1014,34 @@ def test_a_remote_file_that_grew_since_it_was_listed_is_an_error(remote):
     fs.pipe("/plate/w2.iid", fs.cat("/plate/w2.iid") + b" ")
     with pytest.raises(IIDChangedError, match=r"w2\.iid: changed since it was listed"):
         df.compute()
+
+
+@pytest.mark.parametrize("make", [read_entries, read_files, lambda paths: look_for(paths, b"a")])
+def test_files_of_unknown_versions_are_no_two_times_the_same(remote, plate, make):
+    # What a listing of memory:// tells, it does not tell of one file, so a glob's versions are unknown too.
+    for paths in ([f"{remote}/w0.iid", f"{remote}/w1.iid"], f"{remote}/*.iid"):
+        frames = [make(paths) for _ in range(2)]
+        assert frames[0]._name != frames[1]._name
+        assert pickle.loads(pickle.dumps(frames[0]))._name == frames[0]._name
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_missing_files_are_no_two_times_the_same(plate, single):
+    for missing in (plate / "later.iid", "memory://nowhere/later.iid"):
+        for make in (read_entries, read_files):
+            paths = missing if single else [plate / "w0.iid", missing]
+            assert make(paths, on_error="skip")._name != make(paths, on_error="skip")._name
+
+
+def test_an_object_overwritten_is_read_anew(remote, plate):
+    urls = [f"{remote}/w0.iid", f"{remote}/w1.iid"]
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/plate/w1.iid", b"")
+    before = read_entries(urls, on_error="skip", columns=["key"])
+    fs.pipe("/plate/w1.iid", (plate / "w2.iid").read_bytes())
+    after = read_entries(urls, on_error="skip", columns=["key"])
+    # What a cluster holds, it holds under these names.
+    assert not set(before.__dask_graph__()) & set(after.__dask_graph__())
 
 
 def test_wildcards_in_a_chain_of_file_systems_are_refused():

@@ -138,6 +138,23 @@ def test_an_identity_is_no_number(slides):
         link(slides / "*.iid", 5)
 
 
+def test_two_files_of_one_name_are_refused(slides):
+    data = [(slides / f"{name}.iid").read_bytes() for name in "ab"]
+    with pytest.raises(
+        ValueError, match=r"link: 2 different files are called <bytes>, expected one of every name: .*save"
+    ):
+        link([iid_dask.open(some) for some in data])
+    assert len(link([iid_dask.open(data[0]), iid_dask.open(data[0])])) == 3
+    outdated = iid_dask.open(slides / "a.iid")
+    (slides / "b.iid").replace(slides / "a.iid")
+    with pytest.raises(ValueError, match=r"2 different files are called .*a\.iid, expected one of .*open an outdated"):
+        link([slides / "a.iid", outdated])
+
+
+def test_files_may_be_named_by_an_iterator(slides):
+    pd.testing.assert_frame_equal(link(slides.glob("*.iid")), link(slides / "*.iid"))
+
+
 def test_urls_are_linked_under_the_names_they_open_with(slides):
     import fsspec
 

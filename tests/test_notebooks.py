@@ -14,9 +14,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 def texts(notebook) -> list[str]:
     """What each cell printed; the kernel sends it in as many pieces as it likes."""
     return [
-        "".join(
-            output["text"] for output in cell.outputs if output.output_type == "stream" and output.name == "stdout"
-        )
+        "".join(output["text"] for output in cell.outputs if output.output_type == "stream" and output.name == "stdout")
         for cell in notebook.cells
         if cell.cell_type == "code"
     ]

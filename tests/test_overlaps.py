@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pickle
 import re
+import subprocess
+import sys
+import tracemalloc
 import warnings
 from itertools import combinations, pairwise
 
@@ -15,7 +18,8 @@ import pytest
 from conftest import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twins import CountingSource, overlaps, quiet, random_reader, seeds
+from make_malformed import group_section, iid, region, segment, u4
+from twins import CountingSource, Twin, overlaps, quiet, random_reader, seeds
 
 import iid_dask
 from iid_dask import (
@@ -25,11 +29,16 @@ from iid_dask import (
     IIDWarning,
     IIDWriter,
     Region,
+    apart,
     flattening,
     kernels,
     overlapping,
     pairs,
+    raster,
 )
+from iid_dask.bbox import union
+from iid_dask.layers import layer_numbers
+from iid_dask.views import View
 
 bounded = settings(deadline=None, max_examples=40)
 
@@ -56,9 +65,9 @@ def twin_table(reader, keys=None, min_pixels=1):
     order = np.lexsort((owners, pixels))
     pixels, owners = pixels[order], owners[order]
     found = [np.zeros((0, 2), np.int64)]
-    for apart in range(1, np.unique(pixels, return_counts=True)[1].max(initial=1)):
-        same = pixels[apart:] == pixels[:-apart]
-        found.append(np.stack([owners[:-apart][same], owners[apart:][same]], axis=1))
+    for step in range(1, np.unique(pixels, return_counts=True)[1].max(initial=1)):
+        same = pixels[step:] == pixels[:-step]
+        found.append(np.stack([owners[:-step][same], owners[step:][same]], axis=1))
     both, counts = np.unique(np.concatenate(found), axis=0, return_counts=True)
     both, counts = both[counts >= min_pixels], counts[counts >= min_pixels]
     areas = np.bincount(owners, minlength=len(reader.lut))[both]
@@ -229,14 +238,16 @@ def test_what_cannot_be_asked_is_refused():
                 ask([1, 3155])
             with pytest.raises(KeyError, match="no entry -1"):
                 ask([-1])
-            with pytest.raises(TypeError, match="float64, expected integers"):
+            with pytest.raises(TypeError, match=r"keys: \[1\.0\], expected an integer or several"):
                 ask([1.0])
             for least in (0, -3, 1.5, True, "2"):
                 message = f"min_pixels = {least!r}, expected an integer, 1 or more"
                 with pytest.raises(ValueError, match=re.escape(message)):
                     ask(min_pixels=least)
-        with pytest.raises(ValueError, match="blocksize = 0, expected 1 byte or more"):
-            iid_dask.overlaps(reader, blocksize=0)
+        for size in (0, -1, None, "x", [1]):
+            message = f"overlaps: blocksize = {size!r}: expected bytes, 1 or more"
+            with pytest.raises(ValueError, match=re.escape(message)):
+                iid_dask.overlaps(reader, blocksize=size)
 
 
 def test_an_area_that_cannot_be_is_refused(tmp_path):
@@ -259,6 +270,198 @@ def test_files_far_away():
     found = iid_dask.overlaps("memory://overlaps/us.iid", blocksize="100 kB").compute(scheduler="threads")
     with iid_dask.open(DATA / "us.iid") as reader:
         assert found.reset_index(drop=True).equals(reader.overlaps())
+
+
+# --- regions of one entry that share pixels ---------------------------------------------------------------------
+
+
+def pile(path, heaps, shape=(60, 90)):
+    """A file of (box, regions) that no writer makes: regions share pixels at will, and are no tight boxes."""
+    lut, iids, segments = b"", b"", b""
+    for key, (box, regions) in enumerate(heaps):
+        area = sum(int(part.mask().sum()) for part in regions)
+        parts = iid(key, b"", b""), segment(key, box, area, *(region(tuple(part.bbox), part.bits) for part in regions))
+        lut += u4(key, len(iids), len(parts[0]), len(segments), len(parts[1]))
+        iids, segments = iids + parts[0], segments + parts[1]
+    meta = b'{"image": {"height": %d, "width": %d}}' % shape
+    sections = (lut, iids, meta, group_section([], b""), segments)
+    ends = np.cumsum([48, *map(len, sections)])
+    head = [value for end, section in zip(ends, sections, strict=False) for value in (end, len(section))]
+    path.write_bytes(u4(0, 0, *head) + b"".join(sections))
+    return path
+
+
+def heap(rng, side, most):
+    """Regions of one entry anywhere in a square, as a box and a list, of a few sizes."""
+    regions = []
+    for _ in range(rng.integers(1, most)):
+        height, width = rng.choice([1, 2, 5, side // 2], 2)
+        row, col = rng.integers(0, side - max(height, width) + 1, 2)
+        mask = rng.random((height, width)) < rng.choice([0.0, 0.5, 1.0])
+        regions.append(Region(BBox(row, col, row + height, col + width), np.packbits(mask).tobytes()))
+    return BBox(0, 0, side, side), regions
+
+
+@bounded
+@given(
+    seed=seeds, crowd=st.sampled_from([2, 3, 16]), held=st.sampled_from([1, 40, 2**20]), blocksize=st.integers(1, 999)
+)
+def test_heaps_of_regions_are_counted_as_their_union(tmp_path_factory, seed, crowd, held, blocksize):
+    rng = np.random.default_rng(seed)
+    side = int(rng.choice([12, 70]))
+    masks = [heap(rng, side, int(rng.choice([2, 60]))) for _ in range(5)]
+    path = pile(tmp_path_factory.mktemp("heaps") / "a.iid", masks, (side, side))
+    with iid_dask.open(path) as reader, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apart, "CROWD", crowd)
+        patch.setattr(apart, "BYTES", held)
+        wanted = check_table(reader)
+        parts = iid_dask.overlaps(reader, blocksize=blocksize).compute(scheduler="synchronous")
+        assert parts.reset_index(drop=True).equals(wanted)
+        check_report(reader)
+        view = View(reader, reader.shape)
+        assert layer_numbers(view)[list(reader)].tolist() == Twin(reader).layer_numbers()
+
+
+@bounded
+@given(seed=seeds, held=st.sampled_from([1, 40, 2**20]), crowd=st.sampled_from([2, 3, 16]))
+def test_regions_taken_apart_share_nothing_and_cover_the_same(tmp_path_factory, seed, held, crowd):
+    rng = np.random.default_rng(seed)
+    path = pile(tmp_path_factory.mktemp("apart") / "a.iid", [heap(rng, 40, 50) for _ in range(3)], (40, 40))
+    with iid_dask.open(path) as reader, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(apart, "BYTES", held)
+        patch.setattr(apart, "CROWD", crowd)
+        thin = apart.thinned(reader, pairs.Regions.of(reader.columns, reader.entry_keys, reader.entry_keys))
+        assert (np.diff(thin.regions.keys.astype(np.int64)) >= 0).all()
+        counts = np.zeros((len(reader), 40, 40), int)
+        for bits, regions, pixels in apart.taken_apart(thin.bits, thin.regions):
+            rows = int(regions.boxes[:, 2].max(initial=0)) - int(regions.boxes[:, 0].min(initial=2**16 - 1))
+            assert len(bits.data) - 16 <= held or rows <= 1
+            for key, box, at, area in zip(regions.keys, regions.boxes, regions.bits, pixels, strict=True):
+                box = BBox(*box.tolist())
+                mask = np.unpackbits(bits.data[at:], count=box.height * box.width).reshape(box.shape)
+                assert mask.sum() == area > 0
+                counts[key][box.slices] += mask
+        assert np.array_equal(counts, np.stack([entry.mask() for entry in reader.values()]))
+
+
+@bounded
+@given(seed=seeds)
+def test_a_crowd_of_regions_has_no_fewer_bits_than_the_one_made_of_it(seed):
+    regions = regions_of(np.random.default_rng(seed), 3000, entries=2, side=12)
+    groups = apart._groups(regions)
+    assert groups.max() >= 0
+    for number in np.unique(groups[groups >= 0]):
+        some = regions.chosen(groups == number)
+        assert len(some.keys) >= apart.CROWD
+        assert len(np.unique(some.keys)) == 1
+        around = union(some.boxes)
+        assert around.height * around.width <= np.prod(some.boxes[:, 2:].astype(int) - some.boxes[:, :2], axis=1).sum()
+
+
+def square(side):
+    return np.packbits(np.ones(side * side, bool)).tobytes()
+
+
+@pytest.mark.parametrize("n", [2, 20])
+def test_loose_boxes_cost_nothing(tmp_path, n):
+    """Of some hundred bytes; the boxes of their entries took 19 s and more."""
+    twice = [Region(BBox(0, 0, 1, 1), square(1))] * 2
+    far = Region(BBox(65_533, 65_533, 65_535, 65_535), square(2))
+    path = pile(tmp_path / "a.iid", [(BBox(0, 0, 65_535, 65_535), [*twice, far])] * n)
+    with iid_dask.open(path) as reader, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(raster, "masks", None)
+        asked = []
+        patch.setattr(reader, "read_bits", counted(asked, reader.read_bits))
+        found = reader.overlaps()
+        assert found["pixels"].tolist() == [5] * (n * (n - 1) // 2)
+        assert set(found["iou"]) == {1.0}
+        assert sum(asked) < 200 * n
+
+
+def counted(sizes, read):
+    def call(*ranges):
+        data, places = read(*ranges)
+        sizes.append(len(data))
+        return data, places
+
+    return call
+
+
+def test_lines_that_cross_cost_no_more_than_their_bytes(tmp_path):
+    """Two lines of an entry cross in one pixel; the box around them has 512 MiB."""
+    line = np.packbits(np.ones(65_535, bool)).tobytes()
+    masks = [
+        (
+            BBox(0, 0, 65_535, 65_535),
+            [Region(BBox(at, 0, at + 1, 65_535), line), Region(BBox(0, at, 65_535, at + 1), line)],
+        )
+        for at in range(9)
+    ]
+    with iid_dask.open(pile(tmp_path / "a.iid", masks)) as reader:
+        reader.overlaps([0, 1])
+        tracemalloc.start()
+        try:
+            found = reader.overlaps()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert set(found["pixels"]) == {2}
+        assert set(found["containment"]) == {2 / (2 * 65_535 - 1)}
+        assert peak < 4 * 2**20
+
+
+def test_many_regions_on_one_pixel_are_few_pairs(tmp_path):
+    n = 20_000
+    masks = [(BBox(0, 0, 1, 1), [Region(BBox(0, 0, 1, 1), square(1))] * n)] * 2
+    with iid_dask.open(pile(tmp_path / "a.iid", masks)) as reader, pytest.MonkeyPatch.context() as patch:
+        looked_at, kernel = [], kernels.box_pairs
+        patch.setattr(kernels, "box_pairs", lambda *plan: looked_at.append(bounded_plan(plan)) or kernel(*plan))
+        assert reader.overlaps().values.tolist() == [[0, 1, 1, 1, 1]]
+        assert layer_numbers(View(reader, (1, 1))).tolist() == [0, 1]
+        assert reader.flatten_report().losses.values.tolist() == [[0, 1, 1]]
+        assert sum(looked_at) < 20
+
+
+def bounded_plan(plan):
+    """Comparisons that a call will make; stops a test that would take minutes."""
+    count = int((plan[1] - plan[0]).sum())
+    assert count < 10**6
+    return count
+
+
+def test_two_hundred_entries_with_shared_pixels_take_no_loop_over_pairs(tmp_path):
+    regions = [Region(BBox(0, 0, 4, 4), square(4)), Region(BBox(0, 0, 1, 1), square(1))]
+    with iid_dask.open(pile(tmp_path / "a.iid", [(BBox(0, 0, 4, 4), regions)] * 200)) as reader:
+        reads = []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reader, "read_bits", counted(reads, reader.read_bits))
+            found = reader.overlaps()
+        assert len(found) == 19_900
+        assert set(found["pixels"]) == {16}
+        assert set(found["iou"]) == {1.0}
+        assert len(reads) < 20
+
+
+@bounded
+@given(seed=seeds)
+def test_pixels_of_one_mask_are_cleared_in_another(seed):
+    rng = np.random.default_rng(seed)
+    (rows, cols), more = rng.integers(1, [9, 200]), rng.integers(0, 70, 2)
+    a, b = (rng.random((rows, cols + extra)) < 0.5 for extra in more)
+    places = (rng.integers(0, more + 1)).tolist()  # first common column in either
+    first = np.packbits(a)
+    data = np.concatenate([first, np.packbits(b), np.zeros(16, np.uint8)])
+    plan = [np.array([value]) for value in (places[0], len(first) * 8 + places[1], a.shape[1], b.shape[1], rows, cols)]
+    kernels.pairs.clear_common(data, *plan)
+    b[:, places[1] : places[1] + cols] &= ~a[:, places[0] : places[0] + cols]
+    assert np.array_equal(data, np.concatenate([first, np.packbits(b), np.zeros(16, np.uint8)]))
+
+
+def test_overlaps_stand_below_readers_and_entries():
+    lines = "import sys, iid_dask.overlapping; print(*(name for name in sys.modules if name.startswith('iid_dask')))"
+    loaded = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.split()
+    assert "iid_dask.overlapping" in loaded
+    assert not {"iid_dask.reader", "iid_dask.entries"} & set(loaded)
 
 
 # --- candidates -------------------------------------------------------------------------------------------------
@@ -516,10 +719,30 @@ def test_reports_that_make_no_sense_are_refused():
         for rule in ("raise", "any", None):
             with pytest.raises(ValueError, match=f"overlap = {rule!r}, expected one of last, first, smallest, largest"):
                 reader.flatten_report(overlap=rule)
-        for shape in ((1, 2, 3), 7):
-            with pytest.raises(ValueError, match=r"shape = .*, expected \(rows, columns\)"):
+        for shape in ((1, 2, 3), 7, 5.0, "ab", b"ab", (), [[1, 2]]):
+            message = f"flatten_report: shape = {shape!r}, expected (rows, columns)"
+            with pytest.raises(ValueError, match=re.escape(message)):
                 reader.flatten_report(shape=shape)
-        with pytest.raises(ValueError, match="expected rows and columns of 0 or more"):
-            reader.flatten_report(shape=(-1, 5))
-        with pytest.raises(TypeError):
-            reader.flatten_report(shape=(1.5, 5))
+        for side in (-1, 2**31, 2**40):
+            message = f"shape = (5, {side}), found {side}, expected rows and columns of 0 to 2147483647"
+            with pytest.raises(ValueError, match=re.escape(message)):
+                reader.flatten_report(shape=(5, side))
+        for side in (1.5, "5", True, None):
+            message = f"shape = ({side!r}, 5), found {side!r}, {type(side).__name__}, expected integers"
+            with pytest.raises(TypeError, match=re.escape(message)):
+                reader.flatten_report(shape=(side, 5))
+
+
+def test_reports_look_only_where_masks_are(tmp_path):
+    pixel = np.packbits([True]).tobytes()
+    corners = [Region(BBox(at, at, at + 1, at + 1), pixel) for at in (0, 65_534)]
+    path = write(tmp_path / "a.iid", [(BBox(0, 0, 65_535, 65_535), corners)] * 2, (65_535, 65_535))
+    with iid_dask.open(path) as reader, pytest.MonkeyPatch.context() as patch:
+        painted, label = [], raster.label
+        patch.setattr(raster, "label", lambda *what: painted.append(what) or label(*what))
+        report = reader.flatten_report(shape=(2**31 - 1, 2**31 - 1))
+        assert (report.kept, report.lost, len(painted)) == (2, 2, 2)
+        with pytest.warns(IIDWarning, match="2 entries reach beyond the image of 9 by 9 pixels"):
+            assert reader.flatten_report(shape=(9, 9)).pixels == 2
+    with iid_dask.open(write(tmp_path / "b.iid", [], (65_535, 65_535))) as reader:
+        assert reader.flatten_report().pixels == 0

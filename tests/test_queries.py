@@ -382,3 +382,15 @@ def test_samples_are_read_the_same_without_an_index(indexed):
             box = (3, 3, 90, 90)
             np.testing.assert_array_equal(quiet(plain.region, box), quiet(with_index.region, box))
             np.testing.assert_array_equal(plain.filter(area=(5, None)), with_index.filter(area=(5, None)))
+
+
+def test_keys_are_integers_one_or_several(indexed):
+    with iid_dask.open(indexed["us"]) as reader:
+        for keys in (5, np.uint8(5), [5], (key for key in [5]), {5}, np.array([5])):
+            assert lookup.as_keys(reader, keys).tolist() == [5]
+        assert lookup.as_keys(reader, []).dtype == np.uint32
+        for wrong in (b"5", "5", 1.0, [[1], [1, 2]], [[1]], [None], True):
+            with pytest.raises(TypeError, match=r"keys: .*, expected an integer or several"):
+                lookup.as_keys(reader, wrong)
+        with pytest.raises(KeyError, match="no entry -1; keys are integers from 0 to 3154"):
+            lookup.as_keys(reader, [3, -1])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
+from uuid import uuid4
 
 from iid_dask.format.reader import RecordReader
-from iid_dask.format.source import RemoteSource
+from iid_dask.format.sections import brief
+from iid_dask.format.source import LocalSource, RemoteSource
 
 PER_PARTITION = 512
 """Files of one partition, at most; a quarter of that where every file costs a few requests."""
@@ -29,11 +29,22 @@ class File:
         Bytes, where a listing or the file system told.
     stamp : tuple, str or None
         What tells its version, if that is known: a file that has another by the time it is read was changed.
+    mention : str, optional
+        What stands for the version where there is no stamp; see `unknown`.
     """
 
     name: str
     size: int | None = None
     stamp: Any = None
+    mention: str | None = None
+
+    @classmethod
+    def unknown(cls, name: str, size: int | None = None) -> File:
+        """Make a file whose version is not known.
+
+        Its token is new every time: dask would answer with what it still holds of an object overwritten since.
+        """
+        return cls(name, size, None, uuid4().hex)
 
     @property
     def is_remote(self) -> bool:
@@ -41,7 +52,7 @@ class File:
         return _is_url(self.name)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("iid_dask.File", self.name, self.size, self.stamp)
+        return ("iid_dask.File", self.name, self.size, self.stamp, self.mention)
 
 
 # --- finding ----------------------------------------------------------------------------------------------------
@@ -55,12 +66,17 @@ def find_files(
     Parameters
     ----------
     paths
-        A path, URL or glob, an open reader, or a list of these. What a glob finds is sorted; a file named twice
-        counts once.
+        A path, URL or glob, an open reader, a `File`, or a list of these. What a glob finds is sorted; a file named
+        twice counts once, and so do readers of the same bytes.
     storage_options
         For the fsspec file system of URLs.
     missing_ok
         Leave it to who opens a file to find that it is not there.
+
+    Returns
+    -------
+    list of File and RecordReader
+        Two of one name hold different bytes: readers of bytes, or versions of one path.
 
     Raises
     ------
@@ -69,28 +85,41 @@ def find_files(
     TypeError
         For anything else than paths and readers.
     """
-    items = [paths] if isinstance(paths, str | os.PathLike | RecordReader) else paths
+    items = [paths] if isinstance(paths, str | os.PathLike | RecordReader) or hasattr(paths, "read") else paths
     if isinstance(items, bytes | Mapping) or not isinstance(items, Iterable):
         raise TypeError(
             f"paths: {type(paths).__name__}, expected a path, a URL, a glob, an open reader, or a list of these"
         )
-    found: dict[str, File | RecordReader] = {}
+    found: dict[tuple[str, Hashable], File | RecordReader] = {}
     for item in items:
         for file in _found(item, storage_options, missing_ok):
-            found.setdefault(file.name, file)
-    return list(found.values())
+            found.setdefault(_version(file), file)
+    # A path whose version nobody asked for is the one that is known.
+    known = {name for name, version in found if version is not None}
+    return [file for (name, version), file in found.items() if version is not None or name not in known]
+
+
+def _version(file: File | RecordReader) -> tuple[str, Hashable]:
+    """A file's name and what tells its version, None where that is not known."""
+    if isinstance(file, File):
+        return file.name, file.stamp
+    source = file.source
+    return file.name, source.stamp if isinstance(source, LocalSource | RemoteSource) else file
 
 
 def _found(item: Any, storage_options: Mapping[str, Any] | None, missing_ok: bool) -> Iterable[File | RecordReader]:
-    if isinstance(item, RecordReader):
+    if isinstance(item, RecordReader | File):
         return [item]
     if not isinstance(item, str | os.PathLike):
-        raise TypeError(f"paths: {item!r} is {type(item).__name__}, expected a path, a URL, a glob or an open reader")
+        way_out = "; give iid_dask.open(it)" if isinstance(item, bytes) or hasattr(item, "read") else ""
+        raise TypeError(
+            f"paths: {brief(item)} is {type(item).__name__}, expected a path, a URL, a glob or an open reader{way_out}"
+        )
     path = os.fsdecode(item)
     if path.startswith(("file://", "local://")) and "::" not in path:
         path = path.split("://", 1)[1]
     if _is_url(path):
-        return _remote_glob(path, storage_options) if _is_remote_glob(path) else [File(path)]
+        return _remote_glob(path, storage_options) if _is_remote_glob(path) else [File.unknown(path)]
     path = os.path.abspath(os.path.expanduser(path))
     if glob.has_magic(path) and not os.path.lexists(path):
         matches = [match for match in sorted(glob.glob(path, recursive=True)) if not os.path.isdir(match)]
@@ -114,7 +143,7 @@ def _local(path: str, missing_ok: bool) -> File:
         status = os.stat(path)
     except OSError:
         if missing_ok:
-            return File(path)
+            return File.unknown(path)
         raise
     return File(path, status.st_size, (status.st_mtime_ns, status.st_size))
 
@@ -134,13 +163,12 @@ def _remote_glob(url: str, storage_options: Mapping[str, Any] | None) -> list[Fi
     # Some file systems tell of a file in other words than of a listing: their words cannot be compared.
     path, info = next(iter(details.items()))
     comparable = RemoteSource.stamp_of(fs.info(path)) == RemoteSource.stamp_of(info)
+    names = [fs.unstrip_protocol(path) if prefix is None else prefix + path for path in details]
+    if not comparable:
+        return [File.unknown(name, info.get("size")) for name, info in zip(names, details.values(), strict=True)]
     return [
-        File(
-            fs.unstrip_protocol(path) if prefix is None else prefix + path,
-            info.get("size"),
-            RemoteSource.stamp_of(info) if comparable else None,
-        )
-        for path, info in details.items()
+        File(name, info.get("size"), RemoteSource.stamp_of(info))
+        for name, info in zip(names, details.values(), strict=True)
     ]
 
 
@@ -163,33 +191,3 @@ def pack(sizes: Sequence[int], blocksize: int, most: int) -> Iterator[slice]:
         held += size
     if start < len(sizes):
         yield slice(start, len(sizes))
-
-
-def split(keys: np.ndarray, weights: np.ndarray, blocksize: int) -> list[tuple[int, int]]:
-    """Cut entries into ranges of keys of about ``blocksize`` bytes.
-
-    Parameters
-    ----------
-    keys : integer array, shape (n,)
-        Ascending.
-    weights : int64 array, shape (n,)
-        Bytes of each entry.
-    blocksize
-
-    Returns
-    -------
-    list of (first, last)
-        Keys, both included.
-
-    Examples
-    --------
-    >>> split(np.array([2, 3, 7, 9]), np.array([4, 4, 20, 4]), blocksize=8)
-    [(2, 3), (7, 7), (9, 9)]
-    """
-    reach = np.concatenate(([0], np.cumsum(weights)))
-    ranges, start = [], 0
-    while start < len(keys):
-        stop = max(start + 1, int(np.searchsorted(reach, reach[start] + blocksize, side="right")) - 1)
-        ranges.append((int(keys[start]), int(keys[stop - 1])))
-        start = stop
-    return ranges

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from iid_dask.entries.rows import Rows
 from iid_dask.entries.schema import COST, Schema
+from iid_dask.format.sections import brief
 
 COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
@@ -65,19 +66,19 @@ def parse(filters: Any, schema: Schema) -> Filters:
     Raises
     ------
     TypeError, ValueError
-        For another form, unknown columns and operators, and values of another type than the column's.
+        For another form, unknown columns and operators, values of another type than the column's, and NaN.
     """
     if filters is None:
         return ()
     if not isinstance(filters, list | tuple):
-        raise TypeError(f"filters = {filters!r}: expected {FORM}")
+        raise TypeError(f"filters = {brief(filters)}: expected {FORM}")
     if not filters:
         return ()
     if all(_is_test(part) for part in filters):
         return (tuple(_parse_test(part, schema) for part in filters),)
     for part in filters:
         if _is_test(part) or not isinstance(part, list | tuple) or not part or not all(map(_is_test, part)):
-            raise ValueError(f"filters: {part!r}: expected {FORM}")
+            raise ValueError(f"filters: {brief(part)}: expected {FORM}")
     return tuple(tuple(_parse_test(test, schema) for test in part) for part in filters)
 
 
@@ -89,14 +90,14 @@ def _parse_test(part: Any, schema: Schema) -> Test:
     column, op, value = part
     known = [name for name in schema.kinds if name != "mask"]
     if column not in known:
-        raise ValueError(f"filters: no column {column!r} to filter by; there is: {', '.join(known)}")
+        raise ValueError(f"filters: no column {brief(column)} to filter by; there is: {', '.join(known)}")
     kind = schema.kinds[column]
     if op in MEMBERSHIP:
         if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-            raise TypeError(f"filters: {column} {op} {value!r}: expected a list of values")
+            raise TypeError(f"filters: {column} {op} {brief(value)}: expected a list of values")
         return Test(column, op, tuple(_checked(column, item, kind) for item in value))
     if op not in COMPARE:
-        raise ValueError(f"filters: no operator {op!r}; there is: {', '.join((*COMPARE, *MEMBERSHIP))}")
+        raise ValueError(f"filters: no operator {brief(op)}; there is: {', '.join((*COMPARE, *MEMBERSHIP))}")
     return Test(column, op, _checked(column, value, kind))
 
 
@@ -106,10 +107,12 @@ def _checked(column: str, value: Any, kind: Any) -> Any:
         value = value.item()
     expected = _expected(kind)
     if isinstance(value, expected) and (expected is bool or not isinstance(value, bool)):
+        if value != value:
+            raise ValueError(f"filters: {column}: {value!r} is equal to nothing, above nothing and below nothing")
         return value
     what = "a number" if expected is Real else expected.__name__
-    way_out = f"; write {value!r}.encode()" if expected is bytes and isinstance(value, str) else ""
-    raise TypeError(f"filters: {column}: {value!r} is {type(value).__name__}, expected {what}{way_out}")
+    way_out = f"; write {brief(value)}.encode()" if expected is bytes and isinstance(value, str) else ""
+    raise TypeError(f"filters: {column}: {brief(value)} is {type(value).__name__}, expected {what}{way_out}")
 
 
 def _expected(kind: Any) -> type:
@@ -159,8 +162,8 @@ def select(rows: Rows, filters: Filters, costs: Iterable[int] = (0, 1, 2)) -> Ro
 def holds(rows: Rows, test: Test) -> np.ndarray:
     """Return for each row whether a test holds, bool; null passes no test."""
     kind = rows.schema.kinds[test.column]
-    if test.column == "file" or test.column in rows.schema.metadata.kinds:  # one value a file
-        value = rows[test.column][0].as_py()
+    if rows.schema.is_of_file(test.column):
+        value = rows.of_file(test.column)[0].as_py()
         return np.full(len(rows), value is not None and _holds(value, test))
     values = rows[test.column]
     if isinstance(values, np.ndarray):

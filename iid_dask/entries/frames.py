@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from iid_dask.cutting import as_nbytes
 from iid_dask.entries.files import PER_PARTITION, find_files, pack
 from iid_dask.entries.metadata import Metadata
 from iid_dask.entries.plan import Plan
 from iid_dask.entries.query import Query
 from iid_dask.entries.schema import Schema, frame, no_rows
 from iid_dask.entries.tasks import file_kinds, read_file_rows, read_part
+from iid_dask.format.sections import brief
 from iid_dask.lookup import as_names
 
 Paths = Any
@@ -44,15 +46,16 @@ def read_entries(
     ----------
     paths
         A path, URL or glob, an open reader, or a list of these. What a glob finds is sorted; a file named twice
-        counts once.
+        counts once, and so do readers of the same bytes.
     columns : list of str, optional
-        Any of: file (path or URL), key, domain, address, min_row, min_col, max_row, max_col (box, half-open, image
-        pixels; as wide as ``area``, though a file has 16 bits), area (pixels), regions (stored pieces), groups (a
-        JSON list), mask (bits of the box, row after row, most significant first, zeros at the end; as
-        ``numpy.packbits(entry.mask())``), and paths of ``metadata``. Default: all but mask.
+        Any of: file (absolute path or URL: the name of its reader), key, domain, address, min_row, min_col, max_row,
+        max_col (box, half-open, image pixels; as wide as ``area``, though a file has 16 bits), area (pixels), regions
+        (stored pieces), groups (a JSON list), mask (bits of the box, row after row, most significant first, zeros at
+        the end; as ``numpy.packbits(entry.mask())``), and paths of ``metadata``. Default: all but mask.
     filters : list, optional
         ``(column, op, value)`` tuples that must all hold, or a list of such lists, any of which must; op is one of
-        ``== = != < <= > >= in``, ``not in``. Null passes no test.
+        ``== = != < <= > >= in``, ``not in``. Null passes no test. ``file`` is compared as the column has it: the
+        absolute path, or the URL.
     bbox : optional
         Entries whose box meets this one: (min_row, min_col, max_row, max_col).
     groups : str or several, optional
@@ -66,7 +69,7 @@ def read_entries(
     on_error : {"raise", "skip"}
         A file that cannot be read is an error that names it, or has no rows and a warning; `read_files` reports.
     blocksize : int or str
-        Bytes of a partition, about.
+        Bytes of a partition, about. Closed files among many count with their sizes.
     storage_options : mapping, optional
         For the fsspec file system of URLs.
 
@@ -81,9 +84,12 @@ def read_entries(
     FileNotFoundError
         For a path that does not exist, a glob that matches nothing.
     TypeError, ValueError
-        For unknown columns, and filters of another form.
+        For unknown columns, filters of another form, and file objects (see `iid_dask.open`).
     KeyError
         For a group that the only file does not have.
+    IIDLimitError
+        When computed, for a partition whose masks, groups, ``file`` or metadata would take more than
+        ``Limits.max_decoded_bytes``.
 
     Examples
     --------
@@ -204,7 +210,7 @@ def read_files(
 
 def _check_on_error(on_error: str) -> None:
     if on_error not in ("raise", "skip"):
-        raise ValueError(f"on_error = {on_error!r}: expected 'raise' or 'skip'")
+        raise ValueError(f"on_error = {brief(on_error)}: expected 'raise' or 'skip'")
 
 
 def _entries(
@@ -219,14 +225,11 @@ def _entries(
     groups_exist: bool = True,
 ) -> Any:
     import dask.dataframe as dd
-    from dask.utils import parse_bytes
 
     _check_on_error(on_error)
-    nbytes = parse_bytes(blocksize)
-    if nbytes < 1:
-        raise ValueError(f"blocksize = {blocksize!r}: expected 1 byte or more")
+    nbytes = as_nbytes("blocksize", blocksize)
     files = find_files(paths, storage_options=storage_options, missing_ok=on_error == "skip")
-    plan = Plan(schema, query, "mask" in columns, nbytes, on_error == "skip", storage_options)
+    plan = Plan(schema, query, tuple(columns), nbytes, on_error == "skip", storage_options)
     parts, divisions = plan.parts(files, groups_exist)
     return dd.from_map(
         read_part,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,9 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from iid_dask.entries.files import File, find_files
 from iid_dask.entries.frames import Paths, read_entries
 from iid_dask.entries.schema import frame
 from iid_dask.errors import IIDWarning
+from iid_dask.format.reader import RecordReader
+from iid_dask.format.sections import brief
 
 PARTS = ("domain", "address", "groups")
 """Columns that an identity may consist of."""
@@ -31,7 +35,7 @@ def link(
     Parameters
     ----------
     paths, storage_options
-        As in `read_entries`. No segment is read.
+        As in `read_entries`, but of one name one file. No segment is read.
     identity : one or several of "domain", "address", "groups"
         What entries must have in common to be the same. Groups, where short names are used again in each, are the
         same in whatever order a file has them.
@@ -46,7 +50,7 @@ def link(
     Raises
     ------
     ValueError, TypeError
-        For another identity.
+        For another identity, and for two different files of one name.
 
     Warns
     -----
@@ -65,7 +69,9 @@ def link(
     """
     chosen = as_identity(identity)
     columns = ["domain", "address", "file", "key", *(["groups"] if "groups" in chosen else [])]
-    entries = read_entries(paths, columns=columns, storage_options=storage_options).compute()
+    files = find_files(paths, storage_options=storage_options)
+    _check_names(files)
+    entries = read_entries(files, columns=columns, storage_options=storage_options).compute()
     found = {name: _arrow(entries[name]) for name in columns}
     if "domain" in chosen:
         _warn_if_empty(found["domain"], found["file"])
@@ -81,10 +87,10 @@ def link(
 def as_identity(identity: Sequence[str]) -> tuple[str, ...]:
     """Check what an identity consists of and return it in the order of a table's columns."""
     if not isinstance(identity, Iterable):
-        raise TypeError(f"identity = {identity!r}: expected one or several of {', '.join(map(repr, PARTS))}")
+        raise TypeError(f"identity = {brief(identity)}: expected one or several of {', '.join(map(repr, PARTS))}")
     parts = [identity] if isinstance(identity, str) else list(identity)
     if not parts or any(part not in PARTS for part in parts):
-        raise ValueError(f"identity = {identity!r}: expected one or several of {', '.join(map(repr, PARTS))}")
+        raise ValueError(f"identity = {brief(identity)}: expected one or several of {', '.join(map(repr, PARTS))}")
     return tuple(part for part in PARTS if part in parts)
 
 
@@ -116,6 +122,16 @@ def in_one_order(groups: pa.Array) -> pa.Array:
     encoded = groups.dictionary_encode()
     lists = [json.dumps(sorted(json.loads(text))) for text in encoded.dictionary.to_pylist()]
     return pa.array(lists, groups.type).take(encoded.indices)
+
+
+def _check_names(files: Sequence[File | RecordReader]) -> None:
+    """Refuse files that the column ``file`` could not tell apart."""
+    for name, count in Counter(file.name for file in files).items():
+        if count > 1:
+            raise ValueError(
+                f"link: {count} different files are called {name}, expected one of every name: the column file could "
+                "not tell them apart; save bytes to files of different names, open an outdated reader again"
+            )
 
 
 def _arrow(values: pd.Series) -> pa.Array:

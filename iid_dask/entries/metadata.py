@@ -46,11 +46,13 @@ class Metadata:
         if isinstance(paths, Mapping):
             return cls({_path(name): _arrow_type(name, dtype) for name, dtype in paths.items()}, frozenset(paths))
         if isinstance(paths, bytes) or not isinstance(paths, Iterable):
-            raise TypeError(f"metadata = {paths!r}: expected paths such as 'camera.model', or a mapping path -> dtype")
+            raise TypeError(
+                f"metadata = {brief(paths)}: expected paths such as 'camera.model', or a mapping path -> dtype"
+            )
         names = [_path(name) for name in ([paths] if isinstance(paths, str) else paths)]
         for name in names:
             if names.count(name) > 1:
-                raise ValueError(f"metadata: {name!r} twice, expected every path once")
+                raise ValueError(f"metadata: {brief(name)} twice, expected every path once")
         return cls({name: pa.int64() if name in SIZE else pa.large_string() for name in names})
 
     def values(self, file: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,10 +63,11 @@ class Metadata:
         IIDFormatError
             For a value that is not of the type that the caller set.
         """
-        return {path: self._value(file, path, look_up(metadata, path)) for path in self.kinds}
+        return {path: self.value(file, metadata, path) for path in self.kinds}
 
-    def _value(self, file: str, path: str, value: Any) -> Any:
-        kind = self.kinds[path]
+    def value(self, file: str, metadata: Mapping[str, Any], path: str) -> Any:
+        """Return a file's value of one column, as `values` does."""
+        kind, value = self.kinds[path], look_up(metadata, path)
         if value is None:
             return None
         if path in self.typed:
@@ -98,7 +101,7 @@ def as_text(value: Any) -> str:
 
 def _path(name: Any) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"metadata: {name!r} is {type(name).__name__}, expected a path such as 'camera.model'")
+        raise TypeError(f"metadata: {brief(name)} is {type(name).__name__}, expected a path such as 'camera.model'")
     return name
 
 
@@ -110,12 +113,14 @@ def _arrow_type(path: str, dtype: Any) -> pa.DataType:
         if isinstance(kind, np.dtype) and kind.kind not in "OSU":
             kind = pa.from_numpy_dtype(kind)
     except (TypeError, pa.ArrowException) as error:
-        raise TypeError(f"metadata: {path!r}: {dtype!r} is no dtype") from error
+        raise TypeError(f"metadata: {brief(path)}: {brief(dtype)} is no dtype") from error
     if isinstance(kind, pd.StringDtype) or kind in (pa.string(), pa.large_string(), pa.string_view()):
         return pa.large_string()
     if isinstance(kind, pa.DataType):
         return kind
-    raise TypeError(f"metadata: {path!r}: {dtype!r} has no Arrow type; expected for example 'int64' or 'float64'")
+    raise TypeError(
+        f"metadata: {brief(path)}: {brief(dtype)} has no Arrow type; expected for example 'int64' or 'float64'"
+    )
 
 
 def _converted(file: str, path: str, value: Any, kind: pa.DataType) -> Any:

@@ -9,12 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from iid_dask import kernels
-from iid_dask.entries.schema import BOX, TEXT, U4, Column, Schema, repeated
+from iid_dask.entries.schema import BOX, U4, Column, Schema
 from iid_dask.entries.spans import bytes_array, groups_array, groups_size, text_array
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.layout import REGION_HEAD, SEGMENT_HEAD
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.segments import SegmentColumns, region_lengths
+from iid_dask.pairs import Regions
 
 BATCH = 8 * 2**20
 """Bytes of segments held at once while masks are packed."""
@@ -34,6 +35,8 @@ class Rows:
     def __init__(self, reader: RecordReader, keys: np.ndarray, schema: Schema) -> None:
         self.reader, self.keys, self.schema = reader, keys, schema
         self._columns: dict[str, Column] = {}
+        self._of_file: dict[str, pa.Array] = {}
+        self._scan: tuple[SegmentColumns, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -44,34 +47,51 @@ class Rows:
             return self
         rows = type(self)(self.reader, self.keys[keep], self.schema)
         rows._columns = {name: _kept(values, keep) for name, values in self._columns.items()}
+        rows._of_file = self._of_file
+        if self._scan is not None:
+            columns, places = self._scan
+            rows._scan = columns, places[keep]
         return rows
 
     def boxes(self) -> np.ndarray:
         """Return the segments' boxes, uint32, shape (n, 4)."""
         return np.stack([self[side] for side in BOX], axis=1)
 
+    def of_file(self, name: str) -> pa.Array:
+        """Return the one value of a column that has the same in all rows, or null."""
+        if name not in self._of_file:
+            file, metadata = self.reader.name, self.schema.metadata
+            value = file if name == "file" else metadata.value(file, self.reader.metadata, name)
+            self._of_file[name] = pa.array([value], self.schema.kinds[name])
+        return self._of_file[name]
+
     def read(self, columns: Iterable[str]) -> dict[str, Column]:
-        """Return columns by name."""
-        return {name: self[name] for name in columns}
+        """Return columns by name.
+
+        Raises
+        ------
+        IIDLimitError
+            If those of which a small file can tell any amount take more than the reader's limits allow.
+        """
+        names = list(columns)
+        if not all(name in self._columns for name in names):
+            self._refuse_beyond_limit(names)
+        for name in names:
+            if name not in self._columns:
+                self._columns |= self._made(name)
+        return {name: self._columns[name] for name in names}
 
     def __getitem__(self, name: str) -> Any:
-        if name not in self._columns:
-            self._columns |= self._made(name)
-        return self._columns[name]
+        return self.read((name,))[name]
 
     def _made(self, name: str) -> dict[str, Column]:
         """Read a column, and those that come with it at no cost."""
-        metadata = self.schema.metadata
         if name == "key":
-            return {name: self.keys}
-        if name == "file":
-            return {name: repeated(self.reader.name, TEXT, len(self))}
-        if name in metadata.kinds:
-            values = metadata.values(self.reader.name, self.reader.metadata)
-            return {path: repeated(values[path], kind, len(self)) for path, kind in metadata.kinds.items()}
+            # The keys may be the reader's own, and the table is the caller's to change.
+            return {name: self.keys.copy()}
+        if self.schema.is_of_file(name):
+            return {name: pa.repeat(self.of_file(name)[0], len(self))}
         if name == "groups":
-            size = groups_size(self.reader.groups, len(self))
-            self._refuse_beyond_limit("groups", size)
             return {name: groups_array(self.reader.groups, self.keys, len(self.reader.lut))}
         if name in ("domain", "address"):
             return self._names()
@@ -95,15 +115,19 @@ class Rows:
         return made
 
     def _segments(self) -> tuple[SegmentColumns, np.ndarray]:
-        columns, rows = self.reader.segment_columns(self.keys)
-        return columns, rows.astype(np.int64)
+        if self._scan is None:
+            columns, rows = self.reader.segment_columns(self.keys)
+            self._scan = columns, rows.astype(np.int64)
+        return self._scan
+
+    def _verified_segments(self) -> tuple[SegmentColumns, np.ndarray]:
+        if self.reader.verify_checksums and self.reader.index is not None:
+            return self.reader.columns, self.keys.astype(np.int64)  # the index's, so that a few are checked too
+        return self._segments()
 
     def _masks(self) -> pa.Array:
-        if self.reader.verify_checksums and self.reader.index is not None:
-            _ = self.reader.columns  # the index's, so that a few entries are checked too
-        columns, rows = self._segments()
+        columns, rows = self._verified_segments()
         sizes = region_lengths(columns.boxes[rows])
-        self._refuse_beyond_limit("mask", int(sizes.sum()))
         offsets = np.concatenate(([0], np.cumsum(sizes)))
         out = np.zeros(int(offsets[-1]), np.uint8)
         lengths = self.reader.lut["segment_length"][self.keys].astype(np.int64)
@@ -112,14 +136,25 @@ class Rows:
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(out)]
         return pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
 
-    def _refuse_beyond_limit(self, column: str, size: int) -> None:
-        """A small file may tell of boxes, or lists of long words, that take any amount of memory."""
-        limit = self.reader.limits.max_decoded_bytes
-        if size > limit:
+    def _size(self, name: str) -> int:
+        """Bytes of a column, at most, where a small file can tell of any amount; 0 for other columns."""
+        if not self.schema.is_claimed(name) or not len(self):
+            return 0
+        if name == "mask":
+            columns, rows = self._verified_segments()
+            return int(region_lengths(columns.boxes[rows]).sum())
+        return groups_size(self.reader.groups, len(self)) if name == "groups" else len(self) * self.of_file(name).nbytes
+
+    def _refuse_beyond_limit(self, columns: Iterable[str]) -> None:
+        sizes = {name: self._size(name) for name in columns}
+        total, limit = sum(sizes.values()), self.reader.limits.max_decoded_bytes
+        if total > limit:
+            largest = max(sizes, key=sizes.__getitem__)
+            beside = "" if sizes[largest] == total else f", {total} with other columns"
             raise IIDLimitError(
-                f"{self.reader.name}: column {column!r} of {len(self)} entries takes up to {size} bytes, more than "
-                f"limits.max_decoded_bytes = {limit}; ask for fewer entries at once, or leave the column out (a "
-                "lazy table of this file alone is cut where needed)"
+                f"{self.reader.name}: column {largest!r} of {len(self)} entries takes up to {sizes[largest]} bytes"
+                f"{beside}, more than limits.max_decoded_bytes = {limit}; ask for fewer entries at once, or leave the "
+                "column out (read_entries of this file alone makes parts of blocksize= bytes)"
             )
 
 
@@ -145,19 +180,16 @@ def _pack(
     lut = reader.lut[keys]
     begin = lut["segment_offset"].astype(np.int64)
     data, places = reader.read_bits(begin, lut["segment_length"].astype(np.int64))
-    first = columns.first_region.astype(np.int64)
-    counts = first[rows + 1] - first[rows]
-    owner = np.repeat(np.arange(len(keys)), counts)
-    regions = np.arange(len(owner)) + np.repeat(first[rows] - np.cumsum(counts) + counts, counts)
-    starts = places[owner] + columns.region_bits[regions] - begin[owner]
-    box, around = columns.region_boxes[regions], columns.boxes[rows]
+    regions = Regions.of(columns, rows, np.arange(len(keys)))
+    owner, box, around = regions.keys, regions.boxes, columns.boxes[rows]
+    starts = places[owner] + regions.bits - begin[owner]
     if columns.crcs is not None and reader.verify_checksums:
         agree = _segment_heads_agree(data, places, keys, around, columns.areas[rows])
         agree[owner[~_region_heads_agree(data, starts, box)]] = False
         for key in keys[~agree].tolist():
             reader.segment_bytes(key)  # raises, and says what the index tells instead
-        held = counts > 0
-        reader.verify_segments(keys[held], first[rows[held]], data, places[held])
+        held = np.unique(owner)
+        reader.verify_segments(keys[held], columns.first_region[rows[held]], data, places[held])
     box, around = box.astype(np.int64), around.astype(np.int64)[owner]
     steps = around[:, 3] - around[:, 1]
     targets = 8 * at[owner] + (box[:, 0] - around[:, 0]) * steps + box[:, 1] - around[:, 1]

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from iid_dask.entries.metadata import Metadata
+from iid_dask.format.sections import brief
 
 BYTES, TEXT = pa.large_binary(), pa.large_string()
 """With 64-bit offsets: a column of a table may hold more than 2 GiB."""
@@ -57,7 +58,7 @@ class Schema:
 
     def __post_init__(self) -> None:
         if self.names not in ("bytes", "text"):
-            raise ValueError(f"names = {self.names!r}: expected 'bytes' or 'text'")
+            raise ValueError(f"names = {brief(self.names)}: expected 'bytes' or 'text'")
         for name in self.metadata.kinds:
             if name in KINDS:
                 raise ValueError(f"metadata: {name!r} is a column of every entry table; expected another path")
@@ -67,6 +68,14 @@ class Schema:
         """Column -> what it holds, in the order of a table."""
         named = {"domain": TEXT, "address": TEXT} if self.names == "text" else {}
         return {**KINDS, **named, **self.metadata.kinds}
+
+    def is_of_file(self, name: str) -> bool:
+        """Whether a column has one value in all rows of a file."""
+        return name == "file" or name in self.metadata.kinds
+
+    def is_claimed(self, name: str) -> bool:
+        """Whether a small file can tell of a column of any size: nothing but a limit bounds these."""
+        return name in ("groups", "mask") or self.is_of_file(name)
 
     def choose(self, columns: Sequence[str] | None) -> tuple[str, ...]:
         """Return the columns of a table for the ones asked for: those of the metadata are in any.
@@ -80,11 +89,11 @@ class Schema:
         if columns is None:
             return DEFAULT + metadata
         if isinstance(columns, str | bytes) or not isinstance(columns, Iterable):
-            raise TypeError(f"columns = {columns!r}: expected a list of names")
+            raise TypeError(f"columns = {brief(columns)}: expected a list of names")
         chosen = tuple(columns)
         for name in chosen:
             if name not in self.kinds:
-                raise ValueError(f"columns: no column {name!r}; there is: {', '.join(self.kinds)}")
+                raise ValueError(f"columns: no column {brief(name)}; there is: {', '.join(self.kinds)}")
             if chosen.count(name) > 1:
                 raise ValueError(f"columns: {name!r} twice, expected every column once")
         return chosen + tuple(name for name in metadata if name not in chosen)
@@ -125,11 +134,6 @@ def no_rows(kinds: Mapping[str, np.dtype | pa.DataType]) -> dict[str, Column]:
 def empty(kind: Any) -> Column:
     """Return a column of length 0."""
     return np.zeros(0, kind) if isinstance(kind, np.dtype) else pa.array([], kind)
-
-
-def repeated(value: Any, kind: pa.DataType, count: int) -> pa.Array:
-    """Return a column that holds one value, or null."""
-    return pa.repeat(pa.scalar(value, kind), count)
 
 
 def concat(parts: Sequence[Column]) -> Column:

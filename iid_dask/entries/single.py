@@ -12,6 +12,7 @@ import pyarrow as pa
 from iid_dask.entries.rows import Rows
 from iid_dask.entries.schema import Schema, frame
 from iid_dask.format.reader import RecordReader
+from iid_dask.lookup import as_keys
 
 
 def table(
@@ -65,25 +66,3 @@ def table(
         for name, values in found.items()
     }
     return frame(taken, wanted)
-
-
-def as_keys(reader: RecordReader, keys: Any) -> np.ndarray:
-    """Return keys as a uint32 array, in their order.
-
-    Raises
-    ------
-    KeyError
-        For one that no entry has; says which there are.
-    TypeError
-        For anything but integers.
-    """
-    wanted = np.atleast_1d(np.asarray(keys))
-    if wanted.ndim != 1 or (len(wanted) and wanted.dtype.kind not in "iu"):
-        raise TypeError(f"keys: {wanted.ndim}-dimensional {wanted.dtype}, expected integers in one dimension")
-    if not len(wanted):
-        return np.zeros(0, np.uint32)
-    known = (wanted >= 0) & (wanted < len(reader.live))
-    known[known] = reader.live[wanted[known].astype(np.int64)]
-    for key in wanted[~known].tolist():
-        reader[key]  # raises, and says which keys there are
-    return wanted.astype(np.uint32)

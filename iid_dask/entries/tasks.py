@@ -18,7 +18,7 @@ from iid_dask.entries.opening import attempt, opened
 from iid_dask.entries.plan import Part, Piece
 from iid_dask.entries.query import Query, pick
 from iid_dask.entries.schema import TEXT, Column, Schema, concat, frame, no_rows
-from iid_dask.errors import IIDWarning
+from iid_dask.errors import IIDLimitError, IIDWarning
 from iid_dask.format.reader import RecordReader
 
 
@@ -35,20 +35,40 @@ def read_part(
     storage_options: Mapping[str, Any] | None,
     columns: Sequence[str],
 ) -> pd.DataFrame:
-    """Read a partition; dask asks for fewer ``columns`` where fewer are used."""
+    """Read a partition; dask asks for fewer ``columns`` where fewer are used.
+
+    Raises
+    ------
+    IIDLimitError
+        If files that are small enough one by one take too much together, also where bad ones are skipped.
+    """
     wanted = dict.fromkeys(("key", *columns))
 
     def read(piece: Piece) -> dict[str, Column] | None:
         with opened(piece.file, storage_options, keep=piece.span is not None) as reader:
             return pick(reader, query, schema, piece.span).read(wanted)
 
-    found = [
-        attempt(piece.name, partial(read, piece), partial(_warn, piece.name) if on_error == "skip" else None)
-        for piece in part
-    ]
-    sound = [some for some in found if some is not None] or [no_rows({name: schema.kinds[name] for name in wanted})]
+    sound, spent = [], 0
+    limit = max((piece.limits.max_decoded_bytes for piece in part), default=0)
+    for piece in part:
+        some = attempt(piece.name, partial(read, piece), partial(_warn, piece.name) if on_error == "skip" else None)
+        if some is not None:
+            sound.append(some)
+            spent += sum(values.nbytes for name, values in some.items() if schema.is_claimed(name))
+            # One file alone has kept to its limit already.
+            if len(part) > 1 and spent > limit:
+                raise IIDLimitError(_beyond_limit(part, limit))
+    sound = sound or [no_rows({name: schema.kinds[name] for name in wanted})]
     whole = {name: concat([some[name] for some in sound]) for name in wanted}
     return frame({name: whole[name] for name in columns}, whole["key"])
+
+
+def _beyond_limit(part: Part, limit: int) -> str:
+    return (
+        f"{part[0].name} to {part[-1].name}: masks, groups and what files have in every row take more than "
+        f"limits.max_decoded_bytes = {limit} in a partition of {len(part)} files; ask for fewer entries or "
+        "columns, or for smaller partitions (blocksize=1 makes one of every file)"
+    )
 
 
 def file_kinds(metadata: Metadata) -> dict[str, pa.DataType]:

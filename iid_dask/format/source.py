@@ -192,8 +192,8 @@ class RemoteSource:
 
     @staticmethod
     def stamp_of(info: Mapping[str, Any]) -> str:
-        named = ("ETag", "etag", "version_id", "LastModified", "mtime", "created", "size")
-        return repr([(name, str(info[name])) for name in named if info.get(name) is not None])
+        names = "ETag etag version_id LastModified Last-Modified Content-MD5 Digest mtime created size"
+        return repr([(name, str(info[name])) for name in names.split() if info.get(name) is not None])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return RemoteSource, (self.name, self.storage_options, self.stamp)

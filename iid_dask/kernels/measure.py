@@ -283,7 +283,8 @@ def float_results(counts, values, out):
     counts, values
         As `add_floats` and `merge_floats` make them.
     out : float64 array, shape (3, entries)
-        Filled in: sum, mean, standard deviation; NaN for the last two where there is no pixel.
+        Filled in: sum, mean, standard deviation; NaN for the last two where there is no pixel. The deviation of
+        finite values whose squares are not is infinite.
     """
     for k in range(len(counts)):
         total = values[k, 0]
@@ -291,3 +292,6 @@ def float_results(counts, values, out):
         out[0, k] = total + values[k, 1] if math.isfinite(total) else total
         out[1, k] = out[0, k] / counts[k] if counts[k] else np.nan
         out[2, k] = math.sqrt(values[k, 3] / counts[k]) if counts[k] else np.nan
+        # Differences of infinite squares are not numbers.
+        if math.isnan(out[2, k]) and math.isfinite(values[k, 4]) and math.isfinite(values[k, 5]):
+            out[2, k] = np.inf

@@ -78,6 +78,37 @@ def common_pixels(data, bits_a, bits_b, widths_a, widths_b, rows, cols, pairs, o
 
 
 @jit
+def clear_common(data, bits_a, bits_b, widths_a, widths_b, rows, cols):
+    """Take from the second mask of each pair, one pair after another, the pixels that the first has.
+
+    Parameters
+    ----------
+    data : uint8 array
+        With nine spare bytes; changed in place.
+    bits_a, bits_b, widths_a, widths_b, rows, cols
+        As in `common_pixels`; the two masks of a pair have no byte in common.
+    """
+    for p in range(len(bits_a)):
+        a, b, width = bits_a[p], bits_b[p], cols[p]
+        for _ in range(rows[p]):
+            for j in range(0, width, 64):
+                common = word_at(data, a + j) & word_at(data, b + j)
+                n = min(64, width - j)
+                if n < 64:
+                    common &= ~(~np.uint64(0) >> np.uint64(n))
+                if not common:
+                    continue
+                byte, shift = (b + j) >> 3, (b + j) & 7
+                shifted = common >> np.uint64(shift)
+                for k in range(min(8, (n + shift + 7) >> 3)):
+                    data[np.uint64(byte + k)] &= ~np.uint8((shifted >> np.uint64(56 - 8 * k)) & np.uint64(0xFF))
+                if n + shift > 64:
+                    data[np.uint64(byte + 8)] &= ~np.uint8((common << np.uint64(8 - shift)) & np.uint64(0xFF))
+            a += widths_a[p]
+            b += widths_b[p]
+
+
+@jit
 def first_fit(starts, lower, numbers):
     """Give every entry the lowest layer that none of its lower neighbours has.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -70,42 +69,24 @@ def as_properties(properties: str | Iterable[str]) -> tuple[str, ...]:
 
     Raises
     ------
+    TypeError
+        For what is not text, or several.
     ValueError
         For one that is not known, one that comes twice, or none at all; says which there are.
     """
-    names = (properties,) if isinstance(properties, str) else tuple(properties)
     known = ", ".join((*INTENSITY, *SHAPE))
+    if not isinstance(properties, Iterable):
+        raise TypeError(
+            f"measure: properties = {properties!r} is {type(properties).__name__}, expected one or several of: {known}"
+        )
+    names = (properties,) if isinstance(properties, str) else tuple(properties)
     if not names:
         raise ValueError(f"measure: no properties; expected some of: {known}")
     for name in names:
-        if not isinstance(name, str) or name not in (*INTENSITY, *SHAPE):
+        if not isinstance(name, str):
+            raise TypeError(f"measure: properties: {name!r} is {type(name).__name__}, expected str, some of: {known}")
+        if name not in (*INTENSITY, *SHAPE):
             raise ValueError(f"measure: no property {name!r}; there is: {known}")
         if names.count(name) > 1:
             raise ValueError(f"measure: property {name!r} comes {names.count(name)} times, expected once")
     return names
-
-
-def as_keys(reader: RecordReader, keys: Any) -> np.ndarray | None:
-    """Return keys ascending, each once; None for all.
-
-    Raises
-    ------
-    KeyError
-        For a key that the file does not have.
-    TypeError
-        For what is not integers.
-    """
-    if keys is None:
-        return None
-    found = np.asarray(keys)
-    if found.size and (found.dtype.kind not in "iu" or found.ndim != 1):
-        raise TypeError(
-            f"measure: keys of {found.ndim} dimensions and type {found.dtype}, expected a sequence of integers"
-        )
-    found = np.unique(found)
-    outside = (found < 0) | (found >= len(reader.live))
-    unknown = outside.copy()
-    unknown[~outside] = ~reader.live[found[~outside].astype(np.int64)]
-    for key in found[unknown][:1].tolist():
-        _ = reader[key]  # raises, and says which there are
-    return found.astype(np.uint32)

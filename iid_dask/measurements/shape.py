@@ -41,12 +41,12 @@ def shape_facts(job: Job, start: int, stop: int) -> np.ndarray:
     """
     keys = job.all_keys[start:stop]
     reader = job.reader
-    columns, rows = reader.segment_columns(keys)
+    columns = reader.columns  # of all entries: pieces are found by the places of regions among them
     facts = np.zeros((len(keys), kernels.FACTS), np.int64)
-    first, last = (columns.first_region[rows + more].astype(np.int64) for more in (0, 1))
+    first, last = (columns.first_region[keys.astype(np.int64) + more].astype(np.int64) for more in (0, 1))
     who = np.repeat(np.arange(len(keys)), last - first)
     regions = np.arange(len(who)) + np.repeat(first - (np.cumsum(last - first) - (last - first)), last - first)
-    units = _units(columns.region_boxes[regions].astype(np.int64), columns.boxes[rows].astype(np.int64), who)
+    units = _units(columns.region_boxes[regions].astype(np.int64), columns.boxes[keys].astype(np.int64), who)
     scan = _Scan(reader, "perimeter" in job.properties, "holes" in job.properties)
     for some in batches(np.cumsum(units.nbytes) - units.nbytes, units.nbytes, 0):
         scan.add(units, some, regions, keys, facts)

@@ -6,7 +6,6 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise, product
-from operator import index
 from typing import Any
 
 import dask.dataframe as dd
@@ -15,15 +14,15 @@ import pandas as pd
 import pyarrow as pa
 from dask import delayed
 
-from iid_dask.format.reader import RecordReader
+from iid_dask.format.reader import RecordReader, open_records
 from iid_dask.kernels import FACTS
+from iid_dask.lookup import as_keys
 from iid_dask.measurements.image import as_blocks, check_size
 from iid_dask.measurements.intensity import tile_sums
-from iid_dask.measurements.job import INTENSITY, SHAPE, Job, as_keys, as_properties
+from iid_dask.measurements.job import INTENSITY, SHAPE, Job, as_properties
 from iid_dask.measurements.shape import shape_columns, shape_facts
 from iid_dask.measurements.statistics import statistics
 from iid_dask.measurements.sums import measured_dtype
-from iid_dask.reader import open_reader
 
 ROWS = 2**20
 """Rows of a partition, at most."""
@@ -52,15 +51,16 @@ def measure(
         The ``.iid`` file.
     image : xarray.DataArray, or array of dask, zarr or numpy, optional
         Shape (rows, columns) or (channels, rows, columns): the size that the file declares, or where it declares
-        none at least what holds all entries. Integers, bool (counts as uint8) or floats (float16 counts as float32).
-        Not needed for properties of the masks alone.
+        none at least what holds all entries. Dimensions that a DataArray or a Zarr array names "y" and "x" are found
+        wherever they are; those of other names are taken in their order. Integers, bool (counts as
+        uint8) or floats (float16 counts as float32). Not needed for properties of the masks alone.
     properties : str or several
         Of the image under the mask: "mean", "min", "max", "sum", "std" (of the population), "count" (pixels).
         Of the mask, whole even where it leaves the image, as scikit-image's ``regionprops`` defines them: "area"
         (pixels), "centroid" (columns centroid_row, centroid_col; image pixels), "bbox" (the tight box, half-open:
         min_row, min_col, max_row, max_col; image pixels), "perimeter" (pixels; of 4-neighbours), "holes" (pieces of
         background that the mask encloses, 4-connected) and "eccentricity".
-    keys : sequence of int, optional
+    keys : int or several, optional
         Only these entries.
     tile : int
         Rows and columns of image that a task reads, in whole chunks of a Zarr array; a dask array is read by its own
@@ -78,23 +78,32 @@ def measure(
         ratios, ``sum`` is an Arrow int64 or uint64, ``min`` and ``max`` are Arrow numbers of the image's type.
         For floats ``sum`` is float64, ``min`` and ``max`` have the image's type; sums are made in the order of
         tiles, so two runs agree to the bit, but other tiles may differ in the last digits. NaN and inf in the image
-        do what they do in numpy. Without pixels ``count`` and ``sum`` are 0, all else null or NaN.
+        do what they do in numpy; so does what exceeds float64: ``std`` is inf where squares of distances do (1e154
+        and more). Without pixels ``count`` and ``sum`` are 0, all else null or NaN.
 
     Raises
     ------
     ValueError
-        For an image of another size, a property that is not known, or an image that is missing.
+        For an image of another size, or with only one of the dimensions "y" and "x"; a property that is not known;
+        or an image that is missing.
     TypeError
-        For an image of complex numbers or of another kind.
+        For an image of complex numbers or of another kind, and arguments of other types.
     KeyError
         For a key that the file does not have.
     OverflowError
         In a task: if a sum of integers does not fit 64 bits.
+    IIDChangedError
+        In a task: if the file, or that of a memory-mapped image, was replaced or written to.
 
     Notes
     -----
     A task holds its block of the image, about 16 MiB of bits and runs, and four bytes a pixel more where regions of
     one entry may share pixels. The task of a partition holds the sums of all tiles.
+
+    Tasks open a memory-mapped image themselves, where they run; the pixels of other numpy arrays are in the graph.
+
+    The graph's names are new ones at each call: two equal calls are two computations, which dask does not merge;
+    persist the table, or compute once what is needed of it.
 
     Examples
     --------
@@ -108,11 +117,13 @@ def measure(
     0        0  240444.0  587736     75
     1        1  359389.0  428272      0
     """
-    reader = source if isinstance(source, RecordReader) else open_reader(source, storage_options=storage_options)
-    job = Job(reader, as_properties(properties), as_keys(reader, keys))
+    reader = source if isinstance(source, RecordReader) else open_records(source, storage_options=storage_options)
+    chosen = None if keys is None else np.unique(as_keys(reader, keys))
+    job = Job(reader, as_properties(properties), chosen)
+    side = _as_tile(tile)
     blocks = None
     if image is not None:
-        blocks = as_blocks(image, _as_tile(tile))
+        blocks = as_blocks(image, side)
         shape = check_size(reader, blocks.shape)
         if job.of_image:
             channels = int(blocks.shape[0]) if blocks.ndim == 3 else None
@@ -123,11 +134,12 @@ def measure(
     return _graph(job, blocks)
 
 
-def _as_tile(tile: int) -> int:
-    size = index(tile)
-    if size < 1:
-        raise ValueError(f"measure: tile = {size}, expected 1 or more pixels")
-    return size
+def _as_tile(tile: Any) -> int:
+    if isinstance(tile, bool) or not isinstance(tile, int | np.integer):
+        raise TypeError(f"measure: tile = {tile!r} is {type(tile).__name__}, expected an integer, 1 or more pixels")
+    if tile < 1:
+        raise ValueError(f"measure: tile = {tile}, expected 1 or more pixels")
+    return int(tile)
 
 
 # --- the graph --------------------------------------------------------------------------------------------------
