@@ -131,7 +131,7 @@ def flatten_report(
     say_once_if_cut(view)
     covered = union(reader.columns.region_boxes).intersection(BBox(0, 0, *view.shape))
     for tile in tiles(covered, TILE):
-        for some, pixels in _losses(view, Window(tile), shared, kept):
+        for some, pixels in _losses(view, tile, shared, kept):
             numbers.append(some)
             counts.append(pixels)
     found, pixels = added_up(np.concatenate(numbers), np.concatenate(counts))
@@ -154,18 +154,17 @@ def _as_side(side: Any, shape: Any) -> int:
     return int(side)
 
 
-def _losses(
-    view: View, window: Window, shared: np.ndarray, kept: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Paint a window and go over its pieces again; yield pairs of loser and winner, and pixels, some at a time.
+def _losses(view: View, tile: BBox, shared: np.ndarray, kept: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Paint a tile and go over its pieces again; yield pairs of loser and winner, and pixels, some at a time.
 
     ``shared`` says which entries have regions that share pixels; ``kept`` is added to.
     """
-    regions = touching(view.reader, window.box)
+    regions = touching(view.reader, tile)
     if not len(regions):
         return
-    labels = raster.label(view, window)
+    window = Window(union(view.reader.columns.region_boxes[regions]).intersection(tile))
     keys = view.reader.columns.region_keys(regions)
+    labels = raster.label(view, window)
     stamp = np.zeros(labels.shape if shared[keys].any() else (0, 0), np.uint32)
     losses = np.empty((3, LOSSES + labels.shape[1]), np.int64)
     corner = window.box.min_row, window.box.min_col

@@ -302,7 +302,7 @@ def heap(rng, side, most):
     return BBox(0, 0, side, side), regions
 
 
-@bounded
+@settings(bounded, max_examples=20)
 @given(
     seed=seeds, crowd=st.sampled_from([2, 3, 16]), held=st.sampled_from([1, 40, 2**20]), blocksize=st.integers(1, 999)
 )
@@ -741,7 +741,8 @@ def test_reports_look_only_where_masks_are(tmp_path):
         painted, label = [], raster.label
         patch.setattr(raster, "label", lambda *what: painted.append(what) or label(*what))
         report = reader.flatten_report(shape=(2**31 - 1, 2**31 - 1))
-        assert (report.kept, report.lost, len(painted)) == (2, 2, 2)
+        assert (report.kept, report.lost) == (2, 2)
+        assert [window.shape for _, window in painted] == [(1, 1)] * 2
         with pytest.warns(IIDWarning, match="2 entries reach beyond the image of 9 by 9 pixels"):
             assert reader.flatten_report(shape=(9, 9)).pixels == 2
     with iid_dask.open(write(tmp_path / "b.iid", [], (65_535, 65_535))) as reader:

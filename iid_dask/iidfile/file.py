@@ -79,7 +79,7 @@ class IIDFile:
     ``seg.mask(bbox)`` of a box that ends before  an empty array
     the segment: a wrong crop
     ``look_for(["text"])`` finds nothing          TypeError: names are bytes
-    a box upside down finds nothing               ValueError
+    a box or an area upside down finds nothing    ValueError
     opens files for writing                       for reading only
     ============================================  ====================================================
 
