@@ -12,7 +12,6 @@ from iid_dask.bbox import union
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.segments import region_lengths
 from iid_dask.format.source import coalesce
-from iid_dask.kernels.pairs import clear_common
 from iid_dask.pairs import Bits, Common, Regions, common_pixels, sharing, siblings
 from iid_dask.pieces import batches
 
@@ -177,7 +176,7 @@ def taken_apart(bits: Bits, regions: Regions) -> Iterator[tuple[Held, Regions, n
         for pairs in siblings(copies):
             # Of two the later in the sweep loses: whoever comes first at a pixel keeps it, all others lose it.
             common = Common.of(copies, pairs)
-            clear_common(held.data, *common.begins, *common.widths, common.rows, common.cols)
+            kernels.clear_common(held.data, *common.begins, *common.widths, common.rows, common.cols)
         each = np.arange(len(copies.keys))
         pixels = common_pixels(held, copies, (each, each))
         yield held, copies.chosen(pixels > 0), pixels[pixels > 0]

@@ -115,7 +115,7 @@ def make_view(reader: RecordReader, options: Mapping[str, Any]) -> tuple[View, d
     if shape is None:
         height, width = reader.shape
     else:
-        if not isinstance(shape, Iterable) or len(shape := list(shape)) != 2:
+        if isinstance(shape, str | bytes) or not isinstance(shape, Iterable) or len(shape := list(shape)) != 2:
             raise ValueError(f"shape = {shape!r}: expected (rows, columns)")
         height, width = (_integer("shape", side, 0) for side in shape)
     view = View(reader, (height, width), cast(Overlap, overlap), stride, cast(Any, reduce), selection)

@@ -23,7 +23,7 @@ from iid_dask.kernels.paint import (
     paint_samples,
     paint_window,
 )
-from iid_dask.kernels.pairs import box_pairs, common_pixels, find_losses, first_fit
+from iid_dask.kernels.pairs import box_pairs, clear_common, common_pixels, find_losses, first_fit
 from iid_dask.kernels.points import any_bits, points_in_boxes
 from iid_dask.kernels.read import read_ranges
 from iid_dask.kernels.runs import count_runs, label_runs, pack_runs, run_boxes
@@ -56,6 +56,7 @@ __all__ = [
     "any_bits",
     "box_pairs",
     "chunk_facts",
+    "clear_common",
     "colorize",
     "common_pixels",
     "count_runs",
