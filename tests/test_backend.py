@@ -292,7 +292,7 @@ def test_addresses_of_nearly_64_bits(tmp_path):
         ({"shape": 5}, ValueError, r"shape = 5: expected \(rows, columns\)"),
         ({"shape": (1, 2, 3)}, ValueError, r"expected \(rows, columns\)"),
         ({"shape": (-1, 2)}, ValueError, "shape = -1: expected an integer"),
-        ({"shape": "ab"}, ValueError, "shape = 'a': expected an integer"),
+        ({"shape": "ab"}, ValueError, r"shape = 'ab': expected \(rows, columns\)"),
         ({"keys": [0, 3]}, KeyError, "no entry 3; keys are integers from 0 to 2, 3 in all"),
         ({"keys": [-1]}, KeyError, "no entry -1"),
         ({"keys": "0"}, TypeError, "str"),
