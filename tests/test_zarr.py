@@ -29,6 +29,7 @@ from iid_dask.export.completion import chunk_facts
 from iid_dask.export.layout import plan_layout
 from iid_dask.export.sources import find_raster
 from iid_dask.export.store import RECORD, Place
+from iid_dask.export.template import begun
 
 DATA = Path(__file__).parent / "data"
 US = iid_dask.sample("us")
@@ -399,6 +400,21 @@ def test_parts_together_are_the_whole(tmp_path, monkeypatch):
     np.testing.assert_array_equal(iid_dask.open_zarr(path).label.values, EXPECTED["us"]["last"])
     with pytest.raises(ValueError, match="part"):
         write(US, path, chunks=100, part=(4, 3))
+
+
+def test_a_template_that_appears_between_two_looks_is_found(tmp_path, monkeypatch):
+    iid_dask.to_zarr(DATA / "empty.iid", tmp_path / "us.zarr", progress=False)
+    place, look, looks = Place.of(tmp_path / "us.zarr"), Place.group, []
+
+    def group(self, mode):
+        looks.append(mode)
+        if len(looks) == 1:
+            raise FileNotFoundError
+        return look(self, mode)
+
+    monkeypatch.setattr(Place, "group", group)
+    assert begun(place)["fingerprint"]
+    assert len(looks) == 2
 
 
 def test_parts_that_start_at_once_share_one_template(tmp_path):

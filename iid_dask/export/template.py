@@ -144,12 +144,17 @@ def is_ours(place: Place, fingerprint: str, resume: bool) -> bool:
     return True
 
 
-def begun(place: Place) -> dict[str, Any] | None:
-    """Return the job of the store at a place, or None if nothing is there; FileExistsError for anything else."""
+def begun(place: Place, *, again: bool = True) -> dict[str, Any] | None:
+    """Return the job of the store at a place, or None if nothing is there; FileExistsError for anything else.
+
+    ``again`` looks a second time where another part put its template in place between two looks.
+    """
     try:
         group = place.group("r")
     except (FileNotFoundError, zarr.errors.GroupNotFoundError):
         folder = place.folder
+        if again and folder is not None and (folder / "zarr.json").is_file():
+            return begun(place, again=False)
         if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileExistsError(f"{place.name}: exists and is no Zarr group; choose another path") from None
         return None
