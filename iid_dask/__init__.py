@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from iid_dask.assembling import to_iid as to_iid
+    from iid_dask.assembling import to_mosaic as to_mosaic
     from iid_dask.bbox import BBox as BBox
     from iid_dask.entries import link as link
     from iid_dask.entries import look_for as look_for
@@ -31,13 +33,23 @@ if TYPE_CHECKING:
     from iid_dask.format.writer import add_index as add_index
     from iid_dask.format.writer import regions_of as regions_of
     from iid_dask.iidfile import IIDFile as IIDFile
+    from iid_dask.images import grid_of as grid_of
     from iid_dask.measurements import measure as measure
+    from iid_dask.mosaic.finish import finish as finish
+    from iid_dask.mosaic.folder import prepare as prepare
+    from iid_dask.mosaic.opening import open_any as open  # noqa: A004, F401 - users expect iid_dask.open(path)
+    from iid_dask.mosaic.reader import Mosaic as Mosaic
+    from iid_dask.mosaic.reader import open_mosaic as open_mosaic
+    from iid_dask.mosaic.rules import IoU as IoU
+    from iid_dask.mosaic.rules import Touch as Touch
+    from iid_dask.mosaic.seams import decide as decide
+    from iid_dask.mosaic.seams import undo as undo
+    from iid_dask.mosaic.tile import write_tile as write_tile
     from iid_dask.names import from_text as from_text
     from iid_dask.names import to_text as to_text
     from iid_dask.overlapping import overlaps as overlaps
     from iid_dask.plot import write_png as write_png
     from iid_dask.reader import IIDReader as IIDReader
-    from iid_dask.reader import open_reader as open  # noqa: A004, F401 - users expect iid_dask.open(path)
 
 __version__ = "0.1.0"
 
@@ -54,25 +66,37 @@ _HOMES = {
     "IIDStoreError": "iid_dask.errors",
     "IIDWarning": "iid_dask.errors",
     "IIDWriter": "iid_dask.format.writer",
+    "IoU": "iid_dask.mosaic.rules",
     "Limits": "iid_dask.format.layout",
+    "Mosaic": "iid_dask.mosaic.reader",
     "Region": "iid_dask.format.entry",
+    "Touch": "iid_dask.mosaic.rules",
     "add_index": "iid_dask.format.writer",
     "check_zarr": "iid_dask.export.completion",
+    "decide": "iid_dask.mosaic.seams",
+    "finish": "iid_dask.mosaic.finish",
     "from_text": "iid_dask.names",
+    "grid_of": "iid_dask.images",
     "link": "iid_dask.entries",
     "look_for": "iid_dask.entries",
     "measure": "iid_dask.measurements",
-    "open": "iid_dask.reader",
+    "open": "iid_dask.mosaic.opening",
+    "open_mosaic": "iid_dask.mosaic.reader",
     "open_zarr": "iid_dask.export.completion",
     "overlaps": "iid_dask.overlapping",
+    "prepare": "iid_dask.mosaic.folder",
     "read_entries": "iid_dask.entries",
     "read_files": "iid_dask.entries",
     "regions_of": "iid_dask.format.writer",
+    "to_iid": "iid_dask.assembling",
+    "to_mosaic": "iid_dask.assembling",
     "to_text": "iid_dask.names",
     "to_zarr": "iid_dask.export.zarr",
+    "undo": "iid_dask.mosaic.seams",
     "write_png": "iid_dask.plot",
+    "write_tile": "iid_dask.mosaic.tile",
 }
-_OTHER_NAME = {"open": "open_reader"}
+_OTHER_NAME = {"open": "open_any"}
 
 __all__ = ["__version__", "sample", *_HOMES]  # noqa: PLE0604 - all names are text
 

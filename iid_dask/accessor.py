@@ -14,7 +14,7 @@ from iid_dask import queries
 from iid_dask.arrays import PixelArray
 from iid_dask.bbox import BBox, union
 from iid_dask.lookup import as_keys
-from iid_dask.pieces import image_box
+from iid_dask.pieces import Parted, image_box
 from iid_dask.placed import find_positions
 from iid_dask.reader import IIDReader
 from iid_dask.views import View, Window, sampled
@@ -45,7 +45,7 @@ class IIDAccessor:
         self._ds = ds
 
     @cached_property
-    def _placed(self) -> tuple[View, np.ndarray, np.ndarray]:
+    def placed(self) -> tuple[View, np.ndarray, np.ndarray]:
         """How the file is seen, and the rows and columns of the view's arrays that the dataset has."""
         for variable in self._ds.variables.values():
             found = find_positions(variable) if variable.dims == ("y", "x") else None
@@ -61,7 +61,7 @@ class IIDAccessor:
     @property
     def reader(self) -> IIDReader:
         """The open file."""
-        return cast(IIDReader, self._placed[0].reader)
+        return cast(IIDReader, self.placed[0].reader)
 
     # --- arrays
 
@@ -83,7 +83,7 @@ class IIDAccessor:
         KeyError
             For a key that the file does not have.
         """
-        view, rows, cols = self._placed
+        view, rows, cols = self.placed
         known = as_keys(view.reader, keys)
         array = PixelArray(view, "masks", (len(known), *view.out_shape), np.dtype(bool), known)
         lazy = indexing.LazilyIndexedArray(
@@ -113,8 +113,10 @@ class IIDAccessor:
 
     def autocrop(self, margin: int = 0) -> xr.Dataset:
         """Return the window of all segments that the dataset shows, from boxes alone; ``margin`` as in `crop`."""
-        view = self._placed[0]
+        view = self.placed[0]
         columns = view.reader.columns
+        if isinstance(view.reader, Parted):  # of a mosaic the boxes of segments are known, and tight
+            return self._cropped(union(columns.boxes[view.keys]), margin, "what the dataset shows")
         boxes = columns.region_boxes
         if view.keep is not None:
             boxes = boxes[view.keep[columns.region_keys(np.arange(len(boxes)))]]
@@ -136,7 +138,7 @@ class IIDAccessor:
 
     def _window(self) -> tuple[View, tuple[int, int], tuple[int, int]]:
         """The view, and the corner and shape of the dataset in its arrays."""
-        view, rows, cols = self._placed
+        view, rows, cols = self.placed
         down, across = _as_slice(rows), _as_slice(cols)
         if not (isinstance(down, slice) and isinstance(across, slice)):
             raise ValueError(
@@ -158,7 +160,7 @@ class IIDAccessor:
         IndexError
             For positions outside the dataset; negative ones count from its end.
         """
-        view, rows, cols = self._placed
+        view, rows, cols = self.placed
         where = (rows, cols)
         given = [queries.as_positions(what, value) for what, value in (("row", row), ("col", col))]
         i, j = (np.take(known, some) for known, some in zip(where, given, strict=True))
@@ -198,7 +200,7 @@ class IIDAccessor:
         return BBox(low[0], low[1], max(low[0], min(high[0], rows)), max(low[1], min(high[1], cols)))
 
     def _shown(self, keys: np.ndarray) -> np.ndarray:
-        keep = self._placed[0].keep
+        keep = self.placed[0].keep
         return np.ones(len(keys), bool) if keep is None else keep[keys]
 
     def overlaps(self, *, min_pixels: int = 1) -> pd.DataFrame:

@@ -21,8 +21,8 @@ BYTES = 2**26
 CROWD = 16
 """Regions of about the same size and place of which one is made: its box has no more bits than they have together."""
 
-MEMORY = 2**32
-"""Offset from which on mask bits lie in memory: those in a file are below."""
+MEMORY = 2**59
+"""Offset from which on mask bits lie in memory: those in a file or mosaic are below; as bits it fits 64 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +144,12 @@ def _groups(regions: Regions) -> np.ndarray:
     boxes = regions.boxes[places].astype(np.int64)
     levels = np.ceil(np.log2(boxes[:, 2:] - boxes[:, :2])).astype(np.int64)
     cells = boxes[:, :2] >> levels
-    where = (levels[:, 0] << 5 | levels[:, 1]) << 32 | cells[:, 0] << 16 | cells[:, 1]
-    order = np.lexsort((where, keys))
-    fresh = (np.diff(where[order], prepend=-1) != 0) | (np.diff(keys[order], prepend=-1) != 0)
+    if regions.boxes.dtype == np.uint16:
+        where = [(levels[:, 0] << 5 | levels[:, 1]) << 32 | cells[:, 0] << 16 | cells[:, 1]]
+    else:
+        where = [levels[:, axis] << 32 | cells[:, axis] for axis in (0, 1)]
+    order = np.lexsort((*where, keys))
+    fresh = np.any([np.diff(column[order], prepend=-1) != 0 for column in (*where, keys)], axis=0)
     numbers = np.cumsum(fresh) - 1
     many = np.bincount(numbers, minlength=1)[numbers] >= CROWD
     groups[places[order[many]]] = numbers[many]
@@ -228,6 +231,7 @@ def _copy(
     begins : int64 array, shape (n,)
         Bit of each one's first pixel.
     boxes : uint16 array, shape (n, 4)
+        Of mosaics int64.
     out : uint8 array
         Changed in place.
     places, steps : int64 arrays, shape (n,)

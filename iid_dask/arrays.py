@@ -319,7 +319,7 @@ class TableArray(LazyArray):
             text, starts, middles, stops = reader.name_spans(None if whole else wanted)
             return spans_to_text(text, *((starts, middles) if self.column == "domain" else (middles, stops)))
         if self.column == "entry_label":
-            return raster.label_values(self.view)[wanted]
+            return raster.labels_of(self.view, wanted)
         if self.column == "in_group":
             names_of_groups = list(reader.groups)
             rows = [np.isin(wanted, reader.groups[names_of_groups[i]]) for i in positions[0].tolist()]

@@ -10,17 +10,18 @@ import numpy as np
 from iid_dask.bbox import BBox
 
 
-def tiles(box: BBox, side: int) -> Iterator[BBox]:
-    """Cut a box into tiles of ``side`` rows and columns, smaller ones at its ends.
+def tiles(box: BBox, side: int | tuple[int, int]) -> Iterator[BBox]:
+    """Cut a box into tiles of ``side`` rows and columns, or (rows, columns); smaller ones at its ends.
 
     Examples
     --------
     >>> [tuple(tile) for tile in tiles(BBox(5, 0, 9, 2049), 2048)]
     [(5, 0, 9, 2048), (5, 2048, 9, 2049)]
     """
-    for row in range(box.min_row, box.max_row, side):
-        for col in range(box.min_col, box.max_col, side):
-            yield BBox(row, col, min(row + side, box.max_row), min(col + side, box.max_col))
+    height, width = (side, side) if isinstance(side, int) else side
+    for row in range(box.min_row, box.max_row, height):
+        for col in range(box.min_col, box.max_col, width):
+            yield BBox(row, col, min(row + height, box.max_row), min(col + width, box.max_col))
 
 
 def as_nbytes(what: str, value: Any) -> int:

@@ -15,8 +15,9 @@ from iid_dask.format.layout import Limits
 from iid_dask.format.reader import RecordReader
 from iid_dask.labels import make_labels
 from iid_dask.layers import layer_numbers
+from iid_dask.mosaic.opening import open_any
+from iid_dask.pieces import Parted
 from iid_dask.queries import as_bounds
-from iid_dask.reader import open_reader
 from iid_dask.views import OVERLAPS, REDUCES, Overlap, Selection, View
 
 TILE = 4096
@@ -94,7 +95,7 @@ def _open(target: Any, options: dict[str, Any]) -> RecordReader:
     limits = options.get("limits")
     if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits = {limits!r}: expected iid_dask.Limits")
-    return open_reader(
+    return open_any(
         target,
         verify=options.get("verify", True),
         limits=limits,
@@ -205,8 +206,10 @@ def build(view: View, *, layers: bool, color: bool, entries: bool) -> xr.Dataset
 
 def _table(view: View, n_groups: int) -> dict[str, xr.Variable]:
     n = len(view.keys)
-    kinds: dict[str, Any] = {"key": np.uint32, "domain": TEXT, "address": TEXT, "area": np.uint32}
-    kinds |= dict.fromkeys(("min_row", "min_col", "max_row", "max_col"), np.uint16)
+    wide = isinstance(view.reader, Parted)
+    area, side = (np.int64, np.int64) if wide else (np.uint32, np.uint16)
+    kinds: dict[str, Any] = {"key": np.uint32, "domain": TEXT, "address": TEXT, "area": area}
+    kinds |= dict.fromkeys(("min_row", "min_col", "max_row", "max_col"), side)
     if view.labels is not None:
         kinds["entry_label"] = view.label_dtype
     table = {name: _variable(TableArray(view, name, (n,), np.dtype(kind)), ("entry",)) for name, kind in kinds.items()}

@@ -15,7 +15,7 @@ from iid_dask.bbox import BBox, union
 from iid_dask.cutting import tiles
 from iid_dask.format.reader import RecordReader
 from iid_dask.pairs import Regions, added_up, codes, decoded
-from iid_dask.pieces import read_pieces, say_once_if_cut, touching
+from iid_dask.pieces import read_pieces, say_once_if_cut, search
 from iid_dask.views import OVERLAPS, Overlap, View, Window
 
 TILE = 2048
@@ -124,9 +124,9 @@ def flatten_report(
         raise ValueError(f"flatten_report: overlap = {overlap!r}, expected one of {', '.join(RULES)}")
     view = View(reader, reader.shape if shape is None else _as_shape(shape), cast(Overlap, overlap))
     keys = reader.entry_keys
-    shared = np.zeros(len(reader.lut), bool)
+    shared = np.zeros(len(reader.live), bool)
     shared[thinned(reader, Regions.of(reader.columns, keys, keys)).sharing(keys)] = True
-    kept = np.zeros(len(reader.lut), np.int64)
+    kept = np.zeros(len(reader.live), np.int64)
     numbers, counts = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)]
     say_once_if_cut(view)
     covered = union(reader.columns.region_boxes).intersection(BBox(0, 0, *view.shape))
@@ -159,16 +159,16 @@ def _losses(view: View, tile: BBox, shared: np.ndarray, kept: np.ndarray) -> Ite
 
     ``shared`` says which entries have regions that share pixels; ``kept`` is added to.
     """
-    regions = touching(view.reader, tile)
-    if not len(regions):
+    entries = search(view.reader, tile)
+    if not len(entries.regions):
         return
-    window = Window(union(view.reader.columns.region_boxes[regions]).intersection(tile))
-    keys = view.reader.columns.region_keys(regions)
+    window = Window(union(entries.held.columns.region_boxes[entries.regions]).intersection(tile))
+    keys = entries.keys
     labels = raster.label(view, window)
     stamp = np.zeros(labels.shape if shared[keys].any() else (0, 0), np.uint32)
     losses = np.empty((3, LOSSES + labels.shape[1]), np.int64)
     corner = window.box.min_row, window.box.min_col
-    for hits, pieces in read_pieces(view, window, regions, keys):
+    for hits, pieces in read_pieces(view, window, entries):
         at, row = 0, 0
         while at < len(hits):
             at, row, found = kernels.find_losses(at, row, labels, *corner, *pieces, keys[hits], stamp, kept, losses)

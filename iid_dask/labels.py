@@ -94,7 +94,7 @@ def _spread(view: View, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
     dtype = values.dtype
     if dtype.kind == "i":  # numpy's default is 64 bits wide
         dtype = _smallest(values)
-    out = np.zeros(len(view.reader.lut), dtype)
+    out = np.zeros(len(view.reader.live), dtype)
     out[keys] = np.where(values < 1, 0, values)
     return out
 
@@ -112,6 +112,6 @@ def _of_addresses(view: View) -> np.ndarray:
                 'expected one for labels="address"; choose entries by keys=, groups= or domains=, or labels="key"'
             )
     numbers = np.array([int(address) for address in addresses], np.uint64)
-    out = np.zeros(len(view.reader.lut), _smallest(numbers))
+    out = np.zeros(len(view.reader.live), _smallest(numbers))
     out[view.keys] = numbers
     return out

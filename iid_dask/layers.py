@@ -27,7 +27,7 @@ def layer_numbers(view: View) -> np.ndarray:
 
 def _colour(view: View) -> np.ndarray:
     reader = view.reader
-    numbers = np.full(len(reader.lut), -1, np.int32)
+    numbers = np.full(len(reader.live), -1, np.int32)
     numbers[view.keys] = 0
     lower, higher = _overlapping(view)
     by_higher = np.argsort(higher, kind="stable")

@@ -16,6 +16,7 @@ from iid_dask.errors import IIDFormatError
 from iid_dask.format.reader import RecordReader, open_records
 from iid_dask.lookup import as_keys
 from iid_dask.pairs import Bits, Regions, added_up, codes, common_pixels, decoded, meeting
+from iid_dask.pieces import Parted
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -112,7 +113,7 @@ def table(reader: RecordReader, keys: Any = None, *, min_pixels: int = 1) -> pd.
     1      0     20   16593  0.050664          1.0
     2      0     23   18073  0.055183          1.0
     """
-    return _rows((0, len(reader.lut) - 1), _Search.of(reader, keys, min_pixels))
+    return _rows((0, len(reader.live) - 1), _Search.of(reader, keys, min_pixels))
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,12 +214,14 @@ def _merged(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
 def _check_areas(reader: RecordReader, entries: np.ndarray, areas: np.ndarray, shared: np.ndarray) -> None:
     """Refuse a file that states a smaller area than an entry shares with another: ratios would be nonsense."""
     for i in np.flatnonzero(shared > areas)[:1].tolist():
-        key = int(entries[i])
+        key, offset = int(entries[i]), None
+        if not isinstance(reader, Parted):
+            offset = int(reader.header["segments_offset"]) + int(reader.lut["segment_offset"][key]) + AREA
         raise IIDFormatError(
             reader.name,
             "segments",
             key,
-            int(reader.header["segments_offset"]) + int(reader.lut["segment_offset"][key]) + AREA,
+            offset,
             f"area {areas[i]}",
             f"at least {shared[i]}, the pixels that the entry shares with another (check() lists all defects)",
         )

@@ -43,6 +43,7 @@ class Regions:
     keys : uint32 array, shape (m,)
         The entry of each.
     boxes : uint16 array, shape (m, 4)
+        Of mosaics int64.
     bits : integer array, shape (m,)
         Offset of each one's mask bits from the start of the segments section, or of the memory that holds them.
     """
@@ -114,6 +115,9 @@ def _ranges(xs: np.ndarray, ys: np.ndarray, axis: int, behind: int) -> tuple[np.
 
     ``behind`` is 1 where they must begin behind its first row.
     """
+    if ys.dtype != np.uint16:
+        starts = np.sort(ys[:, axis])
+        return np.searchsorted(starts, xs[:, axis] + behind), np.searchsorted(starts, xs[:, axis + 2])
     below = np.zeros(MAX_SIDE + 2, np.int64)
     np.cumsum(np.bincount(ys[:, axis], minlength=MAX_SIDE + 1), out=below[1:])
     return below[xs[:, axis].astype(np.int64) + behind], below[xs[:, axis + 2]]
@@ -146,7 +150,7 @@ def _in_batches(*plan: np.ndarray) -> Iterator[Pairs]:
 
 def siblings(regions: Regions) -> Iterator[Pairs]:
     """Find the pairs of regions of one entry whose boxes meet; yields each once, at most `PAIRS` together."""
-    keys, boxes = regions.keys.astype(np.int64) << 16, regions.boxes
+    keys, boxes = regions.keys.astype(np.int64) << 31, regions.boxes  # sides are less than 2**31
     orders = [np.lexsort((boxes[:, axis], keys)) for axis in (0, 1)]
     ends = [
         np.searchsorted(keys[order] | boxes[order, axis], keys[order] | boxes[order, axis + 2])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import dask
 from dask.callbacks import Callback
 
 
-def run(tasks: Sequence[Any], title: str, *, progress: bool) -> list[Any]:
+def run(tasks: Sequence[Any], title: str, *, progress: bool, pixels: Sequence[int] | None = None) -> list[Any]:
     """Compute delayed tasks and return their results in order.
 
     Parameters
@@ -21,19 +23,36 @@ def run(tasks: Sequence[Any], title: str, *, progress: bool) -> list[Any]:
         Said beside the bar.
     progress
         Show a bar on stderr.
+    pixels
+        Of each task, to show how many are done a second.
     """
-    if not progress:
-        return _run(tasks, lambda: None)
+    if not progress or not tasks:
+        return _run(tasks, lambda key: None)
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+        TimeRemainingColumn(),
+    )
+    weights = dict(zip((task.key for task in tasks), pixels or (), strict=False))
+    start, done = time.monotonic(), 0
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        row = bar.add_task(title, total=len(tasks))
-        return _run(tasks, lambda: bar.advance(row))
+        row = bar.add_task(title, total=len(tasks), speed="")
+
+        def tick(key: Any) -> None:
+            nonlocal done
+            done += weights.get(key, 0)
+            speed = f"{done / 1e6 / max(time.monotonic() - start, 1e-3):.0f} Mpx/s" if done else ""
+            bar.update(row, advance=1, speed=speed)
+
+        return _run(tasks, tick)
 
 
-def _run(tasks: Sequence[Any], done: Callable[[], object]) -> list[Any]:
+def _run(tasks: Sequence[Any], done: Callable[[Any], object]) -> list[Any]:
     client = _client()
     if client is not None:
         from distributed import as_completed
@@ -45,7 +64,7 @@ def _run(tasks: Sequence[Any], done: Callable[[], object]) -> list[Any]:
                 results[future.key] = future.result()
                 # A future that is held would make its task run again if its worker dies.
                 future.release()
-                done()
+                done(future.key)
         except BaseException:
             client.cancel(futures)
             raise
@@ -55,10 +74,31 @@ def _run(tasks: Sequence[Any], done: Callable[[], object]) -> list[Any]:
     class Tick(Callback):
         def _posttask(self, key: Any, *_: Any) -> None:
             if key in keys:
-                done()
+                done(key)
 
     with Tick():
         return list(dask.compute(*tasks))
+
+
+@contextmanager
+def scheduled(scheduler: str | None) -> Iterator[None]:
+    """Run the tasks of the block on a scheduler: a dask one by name, or a distributed one by address.
+
+    Parameters
+    ----------
+    scheduler
+        None is the distributed client in scope, or else what dask is configured to use.
+    """
+    if scheduler is None:
+        yield
+    elif "://" in scheduler:
+        from distributed import Client
+
+        with Client(scheduler, timeout="30s"):
+            yield
+    else:
+        with dask.config.set(scheduler=scheduler):
+            yield
 
 
 def _client() -> Any:

@@ -12,15 +12,17 @@ import numpy as np
 from iid_dask import kernels
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDLimitError
-from iid_dask.format.layout import MAX_SIDE
 from iid_dask.format.reader import RecordReader
 from iid_dask.lookup import as_groups, as_names, members, named
 from iid_dask.pairs import codes, decoded
-from iid_dask.pieces import batches, read_pieces, touching
+from iid_dask.pieces import Found, Held, batches, read_pieces, search
 from iid_dask.views import View, Window
 
-WHOLE = BBox(0, 0, MAX_SIDE, MAX_SIDE)
-"""All pixels that a file can hold."""
+MOST = 2**31 - 1
+"""Rows or columns of the largest mosaic."""
+
+WHOLE = BBox(0, 0, MOST, MOST)
+"""All pixels that a file or mosaic can hold."""
 
 MOST_POINTS = 2**32
 """Pixels asked for at once: with their keys they make one number."""
@@ -99,8 +101,9 @@ def within(areas: np.ndarray, bounds: tuple[int | None, int | None]) -> np.ndarr
 
 
 def boxes_meet(boxes: np.ndarray, box: BBox) -> np.ndarray:
-    """Whether boxes, uint16, shape (n, 4), share a pixel with one."""
-    top, left, bottom, right = np.array([min(max(side, 0), MAX_SIDE) for side in box], np.uint16)
+    """Whether boxes, an integer array of shape (n, 4), share a pixel with one."""
+    most = np.iinfo(boxes.dtype).max
+    top, left, bottom, right = np.array([min(max(side, 0), most) for side in box], boxes.dtype)
     rows = np.maximum(boxes[:, 0], top) < np.minimum(boxes[:, 2], bottom)
     return rows & (np.maximum(boxes[:, 1], left) < np.minimum(boxes[:, 3], right))
 
@@ -116,23 +119,22 @@ def _in_groups(reader: RecordReader, groups: str | Iterable[str] | None) -> np.n
 def region(reader: RecordReader, bbox: BBox | Sequence[int], *, exact: bool = True) -> np.ndarray:
     """Find the entries in a section of the image; see `iid_dask.IIDReader.region`."""
     box = BBox.of(bbox).intersection(WHOLE)
-    columns = reader.columns
     if not exact:
-        return np.flatnonzero(boxes_meet(columns.boxes, box)).astype(np.uint32)
-    regions = touching(reader, box)
-    keys = columns.region_keys(regions)
-    boxes = columns.boxes[keys]
+        return np.flatnonzero(boxes_meet(reader.columns.boxes, box)).astype(np.uint32)
+    met = search(reader, box)
+    columns = met.held.columns
+    boxes = columns.boxes[met.rows]
     inside = np.all((boxes[:, :2] >= (box.min_row, box.min_col)) & (boxes[:, 2:] <= (box.max_row, box.max_col)), axis=1)
-    found = inside & (columns.areas[keys] > 0)
-    found[~inside] = _have_pixels(reader, box, regions[~inside], keys[~inside])
-    return np.unique(keys[found])
+    found = inside & (columns.areas[met.rows] > 0)
+    found[~inside] = _have_pixels(reader, box, met.chosen(~inside))
+    return np.unique(met.keys[found])
 
 
-def _have_pixels(reader: RecordReader, box: BBox, regions: np.ndarray, keys: np.ndarray) -> np.ndarray:
+def _have_pixels(reader: RecordReader, box: BBox, met: Found) -> np.ndarray:
     """Whether regions have a pixel in a box."""
-    out = np.zeros(len(regions), bool)
+    out = np.zeros(len(met.regions), bool)
     view = View(reader, WHOLE.shape)
-    for hits, (data, bits, _, counts, left, right) in read_pieces(view, Window(box), regions, keys):
+    for hits, (data, bits, _, counts, left, right) in read_pieces(view, Window(box), met):
         kernels.any_bits(data, bits, counts, left, right, box.min_col, box.max_col, hits, out)
     return out
 
@@ -156,7 +158,7 @@ def as_positions(what: str, value: Any) -> np.ndarray:
     if not all(isinstance(one, int | np.integer) and not isinstance(one, bool) for one in exact.flat):
         raise TypeError(f"at: {what} = {value!r:.60} is {values.dtype}, expected integers: positions of pixels")
     # Beyond 64 bits numpy knows no integers; such pixels are outside of every image.
-    return np.clip(exact, -1, MAX_SIDE).astype(np.int64)
+    return np.clip(exact, -1, MOST).astype(np.int64)
 
 
 def covering(reader: RecordReader, rows: np.ndarray, cols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -175,13 +177,12 @@ def covering(reader: RecordReader, rows: np.ndarray, cols: np.ndarray) -> tuple[
     """
     if len(rows) > MOST_POINTS:
         raise IIDLimitError(f"at: {len(rows)} pixels, expected at most {MOST_POINTS} at once; ask for parts")
-    held = np.flatnonzero((rows >= 0) & (rows < MAX_SIDE) & (cols >= 0) & (cols < MAX_SIDE))
+    held = np.flatnonzero((rows >= 0) & (rows < MOST) & (cols >= 0) & (cols < MOST))
     grid = _Grid.of(rows[held].astype(np.int64), cols[held].astype(np.int64))
     found = [np.zeros(0, np.uint64)]
-    for regions, points in _candidates(reader, grid):
-        covered = _bits_at(reader, regions, grid.rows[points], grid.cols[points])
-        keys = reader.columns.region_keys(regions[covered])
-        found.append(codes(keys, held[grid.order[points[covered]]]))
+    for met, points in _candidates(reader, grid):
+        covered = _bits_at(met.held, met.regions, grid.rows[points], grid.cols[points])
+        found.append(codes(met.keys[covered], held[grid.order[points[covered]]]))
     # Two regions of an entry may share a pixel.
     keys, points = decoded(np.unique(np.concatenate(found)))
     return keys, points.astype(np.int64)
@@ -205,7 +206,8 @@ class _Grid:
         if not len(rows):
             return cls(rows, rows, cols, BBox(0, 0, 0, 0), 1, 0, np.zeros(1, np.int64))
         box = BBox(rows.min(), cols.min(), rows.max() + 1, cols.max() + 1)
-        side = max(1, math.isqrt(box.height * box.width // len(rows)))
+        # Also where they lie along one line no more cells to a side than points.
+        side = max(1, math.isqrt(box.height * box.width // len(rows)), max(box.shape) // len(rows))
         across = -(-box.width // side)
         cells = (rows - box.min_row) // side * across + (cols - box.min_col) // side
         order = np.argsort(cells, kind="stable")
@@ -214,32 +216,32 @@ class _Grid:
         return cls(order, rows[order], cols[order], box, side, across, starts)
 
 
-def _candidates(reader: RecordReader, grid: _Grid) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _candidates(reader: RecordReader, grid: _Grid) -> Iterator[tuple[Found, np.ndarray]]:
     """Pairs of a region and a point (its place in the grid) in the region's box, some at a time."""
     if not grid.across:
         return
-    regions = touching(reader, grid.box)
-    boxes = reader.columns.region_boxes[regions]
+    met = search(reader, grid.box)
+    boxes = met.held.columns.region_boxes[met.regions]
     room = max(PAIRS, len(grid.order))
     where = grid.rows, grid.cols, grid.box.min_row, grid.box.min_col, grid.side, grid.across, grid.starts
     begin = 0
-    while begin < len(regions):
+    while begin < len(boxes):
         found_boxes, found_points = np.empty((2, room), np.int64)
         begin, found = kernels.points_in_boxes(boxes, begin, *where, found_boxes, found_points)
-        yield regions[found_boxes[:found]], found_points[:found]
+        yield met.chosen(found_boxes[:found]), found_points[:found]
 
 
-def _bits_at(reader: RecordReader, regions: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+def _bits_at(source: Held, regions: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
     """Whether regions have the pixels given, each one."""
-    columns = reader.columns
+    columns = source.columns
     boxes = columns.region_boxes[regions].astype(np.int64)
     bits = (rows - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) + cols - boxes[:, 1]
     offsets, masks = columns.region_bits[regions] + (bits >> 3), (128 >> (bits & 7)).astype(np.uint8)
     order = np.argsort(offsets, kind="stable")
     ones = np.ones(len(offsets), np.int64)
     out = np.zeros(len(regions), bool)
-    for part in batches(offsets[order], ones, reader.gap):
+    for part in batches(offsets[order], ones, source.gap):
         some = order[part]
-        data, places = reader.read_bits(offsets[some], ones[part])
+        data, places = source.read_bits(offsets[some], ones[part])
         out[some] = (data[places] & masks[some]) != 0
     return out

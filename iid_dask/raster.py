@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice, pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from iid_dask import kernels
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDOverlapError
 from iid_dask.layers import layer_numbers
-from iid_dask.pieces import image_box, in_paint_order, read_pieces, say_once_if_cut
+from iid_dask.pieces import Found, image_box, in_paint_order, read_pieces, say_once_if_cut, search
 from iid_dask.views import Points, Samples, Target, View, Window
 
 BAND_BYTES = 2**20
@@ -23,7 +24,7 @@ def paint(
     target: Target,
     out: np.ndarray,
     *,
-    values: np.ndarray | None = None,
+    labels: bool = False,
     keep: np.ndarray | None = None,
     count: bool = False,
 ) -> int:
@@ -35,8 +36,8 @@ def paint(
         What is seen, and which pixels of it.
     out : array, shape ``target.shape``
         Changed in place.
-    values : array of out's dtype, one element a row of the lut, optional
-        What each entry paints; default: 1.
+    labels
+        Paint the view's labels, whose dtype is out's; default: 1.
     keep : bool array, one element a row of the lut, optional
         Instead of the view's selection.
     count
@@ -48,25 +49,25 @@ def paint(
         Pixels painted, those painted twice counted twice: where it is the number of pixels that are not 0,
         no entries overlap.
     """
-    regions, keys = in_paint_order(view, target, view.keep if keep is None else keep)
-    return _paint_regions(view, target, out, regions, keys, values, count)
+    found = in_paint_order(view, target, view.keep if keep is None else keep)
+    return _paint_regions(view, target, out, found, labels, count)
 
 
 def _paint_regions(
     view: View,
     target: Target,
     out: np.ndarray,
-    regions: np.ndarray,
-    keys: np.ndarray,
-    values: np.ndarray | None = None,
+    found: Found,
+    labels: bool = False,
     count: bool = False,
 ) -> int:
+    keys = found.keys
     blocks = isinstance(target, Window) and view.reduce == "any" and view.stride > 1
     twice = count and (blocks or len(np.unique(keys)) < len(keys))
     stamp = np.zeros(out.shape if twice else (0, 0), np.uint32)
-    painted_values = np.ones(len(keys), out.dtype) if values is None else values[keys]
+    painted_values = labels_of(view, keys) if labels else np.ones(len(keys), out.dtype)
     painted = 0
-    for hits, bits in read_pieces(view, target, regions, keys):
+    for hits, bits in read_pieces(view, target, found):
         colours = painted_values[hits], count, stamp, keys[hits] + np.uint32(1)
         if isinstance(target, Samples):
             painted += kernels.paint_samples(out, target.rows, target.cols, *bits, *colours)
@@ -108,10 +109,10 @@ def paint_recorded(
     facts : uint64 array, shape (3,)
         Pixels that are not 0, checksum (see `kernels.chunk_facts`), pixels that more than one entry covers.
     """
-    regions, keys = in_paint_order(view, window, view.keep)
-    values = label_values(view)[keys]
+    found = in_paint_order(view, window, view.keep)
+    values = labels_of(view, found.keys)
     boxes = list(_chunk_boxes(window.box, chunk))
-    batches = read_pieces(view, window, regions, keys)
+    batches = read_pieces(view, window, found)
     first = list(islice(batches, 2))
     if len(first) == 2 and len(boxes) > 1:
         # More bits than are held at once: each chunk reads its own.
@@ -201,11 +202,9 @@ def _by_band(pieces: tuple[np.ndarray, ...], out: np.ndarray) -> tuple[np.ndarra
     return cut, (data, bits[order], begins[order], (stops - begins)[order], left[cut], right[cut])
 
 
-def label_values(view: View) -> np.ndarray:
-    """Return what each row of the lut paints."""
-    if view.labels is not None:
-        return view.labels
-    return view.reader.remember("labels", lambda: np.arange(1, len(view.reader.lut) + 1, dtype=np.uint32))
+def labels_of(view: View, keys: np.ndarray) -> np.ndarray:
+    """Return what entries paint."""
+    return keys + np.uint32(1) if view.labels is None else view.labels[keys]
 
 
 def label(view: View, target: Target, out: np.ndarray | None = None) -> np.ndarray:
@@ -214,7 +213,7 @@ def label(view: View, target: Target, out: np.ndarray | None = None) -> np.ndarr
     ``out``, if given, has the target's shape and starts as zeros.
     """
     out = np.zeros(target.shape, view.label_dtype) if out is None else out
-    painted = paint(view, target, out, values=label_values(view))
+    painted = paint(view, target, out, labels=True)
     if view.overlap == "raise" and painted > np.count_nonzero(out):
         _raise_if_overlapping(view, target)
     return out
@@ -230,14 +229,11 @@ def mask(view: View, target: Target, *, keep: np.ndarray | None = None) -> np.nd
 def masks(view: View, target: Target, keys: np.ndarray) -> np.ndarray:
     """Return the pixels of some entries, a plane each, bool, shape (entries, rows, cols)."""
     say_once_if_cut(view)
-    columns = view.reader.columns
     out = np.zeros((len(keys), *target.shape), bool)
-    window = np.array(tuple(image_box(view, target)))
-    for plane, key in zip(out, keys.tolist(), strict=True):
-        regions = np.arange(columns.first_region[key], columns.first_region[key + 1], dtype=np.int64)
-        boxes = columns.region_boxes[regions]
-        regions = regions[np.all((boxes[:, :2] < window[2:]) & (boxes[:, 2:] > window[:2]), axis=1)]
-        _paint_regions(view, target, plane, regions, np.full(len(regions), key, np.uint32))
+    found = search(view.reader, image_box(view, target))
+    starts, stops = (np.searchsorted(found.keys, keys, side=side) for side in ("left", "right"))
+    for plane, start, stop in zip(out, starts.tolist(), stops.tolist(), strict=True):
+        _paint_regions(view, target, plane, found.chosen(slice(start, stop)))
     return out
 
 
@@ -252,7 +248,7 @@ def group_mask(view: View, target: Target, groups: Sequence[str]) -> np.ndarray:
     """Return where some entry of each group covers the pixel, bool, shape (groups, rows, cols)."""
     out = np.zeros((len(groups), *target.shape), bool)
     for plane, name in zip(out, groups, strict=True):
-        keep = np.zeros(len(view.reader.lut), bool)
+        keep = np.zeros(len(view.reader.live), bool)
         keep[view.reader.groups[name]] = True
         paint(view, target, plane, keep=keep if view.keep is None else keep & view.keep)
     return out
@@ -263,7 +259,7 @@ def layers(view: View, target: Target, wanted: Sequence[int]) -> np.ndarray:
     numbers = layer_numbers(view)
     out = np.zeros((len(wanted), *target.shape), view.label_dtype)
     for plane, number in zip(out, wanted, strict=True):
-        paint(view, target, plane, values=label_values(view), keep=numbers == number)
+        paint(view, target, plane, labels=True, keep=numbers == number)
     return out
 
 
@@ -281,7 +277,7 @@ def overlapping_pixels(view: View, target: Target) -> int:
 
 def _raise_if_overlapping(view: View, target: Target) -> None:
     for part in _full_resolution(view, target):
-        found = depth(View(view.reader, view.shape, selection=view.selection), part)
+        found = depth(replace(view, stride=1, reduce="nearest", labels=None), part)
         where = np.argwhere(found > 1)
         if len(where):
             i, j = where[0].tolist()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from iid_dask.format.layout import HEADER, INDEX_MAGIC, LUT, SECTIONS
+from iid_dask.mosaic.opening import is_mosaic
 
 
 def looks_like_iid(target: Any) -> bool:
@@ -16,7 +17,8 @@ def looks_like_iid(target: Any) -> bool:
     Parameters
     ----------
     target : path, URL, bytes or binary file object
-        A URL is judged by its name alone. A file object's position is put back.
+        A URL is judged by its name alone. A file object's position is put back. The folder of a mosaic, and
+        its manifest, pass.
     """
     if isinstance(target, bytes | bytearray | memoryview):
         view = memoryview(target).cast("B")
@@ -24,6 +26,8 @@ def looks_like_iid(target: Any) -> bool:
     if isinstance(target, str | os.PathLike):
         path = os.fsdecode(os.fspath(target))
         remote = "://" in path
+        if is_mosaic(path):
+            return True
         if (path.split("?", 1)[0] if remote else path).lower().endswith(".iid"):
             return remote or not os.path.isdir(os.path.expanduser(path))
         if remote or not os.path.isfile(os.path.expanduser(path)):

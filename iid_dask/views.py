@@ -61,7 +61,7 @@ class Selection:
         if self.area is not None:
             low, high = self.area
             areas = reader.columns.areas
-            keep &= (areas >= (0 if low is None else low)) & (areas <= (2**32 if high is None else high))
+            keep &= (areas >= (0 if low is None else low)) & (areas <= (2**63 - 1 if high is None else high))
         return keep
 
 
@@ -128,7 +128,7 @@ class View:
     @property
     def depth_dtype(self) -> np.dtype:
         """Wide enough for every entry covering one pixel."""
-        return np.dtype(np.uint16 if len(self.reader.lut) <= 65_535 else np.uint32)
+        return np.dtype(np.uint16 if len(self.reader.live) <= 65_535 else np.uint32)
 
     @cached_property
     def keep(self) -> np.ndarray | None:

@@ -32,7 +32,7 @@ DECODERS = ("mask_and_scale", "decode_times", "decode_timedelta", "use_cftime", 
 
 
 class IIDBackendEntrypoint(BackendEntrypoint):
-    """Open ``.iid`` files as lazy label, mask and depth arrays.
+    """Open ``.iid`` files, and mosaics of them, as lazy label, mask and depth arrays.
 
     ``xr.open_dataset(path, engine="iid", chunks={})`` gives dask arrays, without ``chunks`` lazy ones that
     suit small windows better.
@@ -40,7 +40,7 @@ class IIDBackendEntrypoint(BackendEntrypoint):
     Parameters
     ----------
     filename_or_obj : path, URL, bytes or binary file object
-        Anything that fsspec reads.
+        Anything that fsspec reads; for a mosaic its folder, or the ``mosaic.json`` in it.
     drop_variables : str or list of str, optional
     overlap : {"last", "first", "smallest", "largest", "raise"}
         Which entry a pixel of ``label`` shows where several cover it: the highest key, the lowest, the smallest
@@ -158,7 +158,7 @@ class IIDBackendEntrypoint(BackendEntrypoint):
         return tree
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Whether the name ends in ``.iid`` or local bytes look like such a file; asks no network."""
+        """Whether the name ends in ``.iid``, or local bytes or a folder look like it; asks no network."""
         from iid_dask.sniff import looks_like_iid
 
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from iid_dask import __version__
+from iid_dask.cli.assemble import assemble, consolidate_command, finish_command, stitch
 from iid_dask.cli.demo import demo
 from iid_dask.cli.files import check, index, info
 from iid_dask.cli.group import Commands
@@ -15,8 +16,9 @@ from iid_dask.cli.tables import at, find, ls, measure, overlaps
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="iid")
 def main() -> None:
-    """Look into .iid segmentation files, search and check them, measure images, and rasterise to Zarr."""
+    """Look into .iid segmentation files, search them, measure images, rasterise to Zarr, and assemble mosaics."""
 
 
-for command in (info, ls, at, find, overlaps, measure, rasterize, check, index, demo):
+commands = (info, ls, at, find, overlaps, measure, rasterize, assemble, finish_command, stitch, consolidate_command)
+for command in (*commands, check, index, demo):
     main.add_command(command)

@@ -19,6 +19,7 @@ from iid_dask.cli.group import DEFECT, shown
 def info(file: str, pixels: bool, as_json: bool) -> None:
     """Say what is in FILE."""
     import iid_dask
+    from iid_dask.mosaic.opening import is_mosaic
 
     with iid_dask.open(file) as reader:
         height, width = reader.shape
@@ -33,18 +34,24 @@ def info(file: str, pixels: bool, as_json: bool) -> None:
             "metadata": reader.metadata,
             "index": reader.has_index,
         }
+        if is_mosaic(file):
+            sizes = reader.tables.read("tiles", ("nbytes",))["nbytes"]
+            facts |= {"tiles": len(sizes), "bytes": int(sizes.sum())}
         if pixels:
             facts |= _pixel_facts(reader)
     if as_json:
         click.echo(json.dumps(facts))
         return
+    without = "no (`iid index FILE` adds one: large files open faster)"
+    if is_mosaic(file):
+        without = f"each of {facts['tiles']} tiles has its own"
     groups = ", ".join(f"{name} ({count})" for name, count in facts["groups"].items())
     rows = {
         "file": facts["file"],
         "size": f"{height} x {width} pixels, {facts['bytes']:,} bytes",
         "entries": f"{facts['entries']:,}" + (f" and {facts['removed']:,} removed" if facts["removed"] else ""),
         "groups": groups or "none",
-        "index": "yes" if facts["index"] else "no (`iid index FILE` adds one: large files open faster)",
+        "index": "yes" if facts["index"] else without,
         "metadata": json.dumps(facts["metadata"], ensure_ascii=False),
     }
     if pixels:
@@ -79,7 +86,13 @@ def _print_table(rows: dict[str, str]) -> None:
 @click.argument("file")
 @click.option("--progress/--no-progress", default=None, help="Show a bar; default: on a terminal.")
 def check(file: str, progress: bool | None) -> None:
-    """Validate FILE, an .iid file or a Zarr store of `iid rasterize`, wholly; name every defect."""
+    """Validate FILE, an .iid file, a mosaic, or a Zarr store of `iid rasterize`, wholly; name every defect."""
+    from iid_dask.mosaic.opening import is_mosaic, open_any
+
+    if is_mosaic(file):
+        with open_any(file) as mosaic:
+            _report(file, list(mosaic.check()))
+        return
     # A store is a folder, or a URL that is not an .iid file's.
     if os.path.isdir(os.path.expanduser(file.removeprefix("file://"))) or ("://" in file and ".zarr" in file):
         from iid_dask import check_zarr
@@ -90,6 +103,10 @@ def check(file: str, progress: bool | None) -> None:
         from iid_dask.format.source import as_source
 
         defects = list(file_defects(as_source(file)))
+    _report(file, defects)
+
+
+def _report(file: str, defects: list[Any]) -> None:
     for defect in defects:
         click.echo(str(defect))
     if defects:

@@ -61,6 +61,13 @@ def shown(progress: bool | None) -> bool:
     return sys.stderr.isatty() if progress is None else progress
 
 
+def source(path: str) -> Any:
+    """Return what functions for paths of files take: a mosaic is opened here."""
+    from iid_dask.mosaic.opening import is_mosaic, open_any
+
+    return open_any(path) if is_mosaic(path) else path
+
+
 @contextmanager
 def client(workers: int | None, scheduler: str | None) -> Iterator[None]:
     """Run the tasks of the block on worker processes or a cluster, if one is named."""

@@ -9,7 +9,8 @@ import click
 from iid_dask.cli.group import client, shown
 
 
-def _part(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+def read_part(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """Read "3/20"."""
     if value is None:
         return None
     first, slash, second = value.partition("/")
@@ -57,7 +58,7 @@ def _shards(context: click.Context, parameter: click.Parameter, value: str) -> A
 @click.option("--chunks", type=click.IntRange(1), default=1024, show_default=True)
 @click.option("--shards", default="auto", callback=_shards, show_default=True)
 @click.option("--codec", default="zstd-1", show_default=True)
-@click.option("--part", callback=_part, help="Write only part I/N of the tiles, for array jobs.")
+@click.option("--part", callback=read_part, help="Write only part I/N of the tiles, for array jobs.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
 @click.option("--workers", type=click.IntRange(1), help="Processes; default: threads of this one.")
 @click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler.")

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from iid_dask.cli.group import client, shown
+from iid_dask.cli.group import client, shown, source
 from iid_dask.cli.output import FORMATS, format_of, parts_of, write
 from iid_dask.names import from_text
 
@@ -65,7 +65,7 @@ def ls(
 
     kind = format_of(kind, out)
     frame = read_entries(
-        list(files),
+        source(files[0]) if len(files) == 1 else list(files),
         columns=[name.strip() for name in columns.split(",")] if columns else None,
         filters=where,
         bbox=bbox,
@@ -147,7 +147,7 @@ def overlaps(
 
     kind = format_of(kind, out)
     with client(workers, scheduler):
-        _finish(parts_of(lazy(file, min_pixels=min_pixels)), kind, out, "overlapping pairs")
+        _finish(parts_of(lazy(source(file), min_pixels=min_pixels)), kind, out, "overlapping pairs")
 
 
 @click.command()
@@ -179,7 +179,7 @@ def measure(
 
     kind = format_of(None, out)
     with client(workers, scheduler), ProgressBar(out=sys.stderr) if shown(progress) else nullcontext():
-        frame = lazy(file, _open_image(image, variable), properties or INTENSITY, tile=tile)
+        frame = lazy(source(file), _open_image(image, variable), properties or INTENSITY, tile=tile)
         _finish(parts_of(frame), kind, out, "rows")
 
 

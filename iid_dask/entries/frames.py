@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from iid_dask.entries.schema import Schema, frame, no_rows
 from iid_dask.entries.tasks import file_kinds, read_file_rows, read_part
 from iid_dask.format.sections import brief
 from iid_dask.lookup import as_names
+from iid_dask.pieces import Parted
 
 Paths = Any
 """A path, URL, glob or open reader, or a list of these."""
@@ -77,7 +79,8 @@ def read_entries(
     -------
     dask.dataframe.DataFrame
         One row an entry; the index "entry" (int64) is its key. Names and masks are Arrow ``large_binary``,
-        text is pandas' Arrow-backed ``string``, numbers are uint32.
+        text is pandas' Arrow-backed ``string``, numbers are uint32; where there is a mosaic, an open one, among
+        the readers, ``area`` is int64.
 
     Raises
     ------
@@ -229,6 +232,7 @@ def _entries(
     _check_on_error(on_error)
     nbytes = as_nbytes("blocksize", blocksize)
     files = find_files(paths, storage_options=storage_options, missing_ok=on_error == "skip")
+    schema = replace(schema, wide=any(isinstance(file, Parted) for file in files))
     plan = Plan(schema, query, tuple(columns), nbytes, on_error == "skip", storage_options)
     parts, divisions = plan.parts(files, groups_exist)
     return dd.from_map(

@@ -92,7 +92,7 @@ class Rows:
         if self.schema.is_of_file(name):
             return {name: pa.repeat(self.of_file(name)[0], len(self))}
         if name == "groups":
-            return {name: groups_array(self.reader.groups, self.keys, len(self.reader.lut))}
+            return {name: groups_array(self.reader.groups, self.keys, len(self.reader.live))}
         if name in ("domain", "address"):
             return self._names()
         if name == "mask":
@@ -110,8 +110,8 @@ class Rows:
     def _heads(self) -> dict[str, Column]:
         columns, rows = self._segments()
         made: dict[str, Column] = {side: columns.boxes[rows, i].astype(U4) for i, side in enumerate(BOX)}
-        made["area"] = columns.areas[rows]
-        made["regions"] = columns.first_region[rows + 1] - columns.first_region[rows]
+        made["area"] = columns.areas[rows].astype(self.schema.kinds["area"], copy=False)
+        made["regions"] = (columns.first_region[rows + 1] - columns.first_region[rows]).astype(U4, copy=False)
         return made
 
     def _segments(self) -> tuple[SegmentColumns, np.ndarray]:
@@ -130,9 +130,13 @@ class Rows:
         sizes = region_lengths(columns.boxes[rows])
         offsets = np.concatenate(([0], np.cumsum(sizes)))
         out = np.zeros(int(offsets[-1]), np.uint8)
-        lengths = self.reader.lut["segment_length"][self.keys].astype(np.int64)
-        for some in batches(lengths):
-            _pack(self.reader, self.keys[some], columns, rows[some], out, offsets[some])
+        if columns.crcs is None or not self.reader.verify_checksums:
+            regions = Regions.of(columns, rows, np.arange(len(rows)))
+            _pack_regions(self.reader, regions, columns.boxes[rows], out, offsets)
+        else:
+            lengths = self.reader.lut["segment_length"][self.keys].astype(np.int64)
+            for some in batches(lengths):
+                _pack(self.reader, self.keys[some], columns, rows[some], out, offsets[some])
         buffers = [None, pa.py_buffer(offsets), pa.py_buffer(out)]
         return pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
 
@@ -173,27 +177,41 @@ def _kept(values: Column, keep: np.ndarray) -> Column:
     return values[keep] if isinstance(values, np.ndarray) else values.filter(pa.array(keep))
 
 
+def _pack_regions(reader: RecordReader, regions: Regions, around: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
+    """Read regions and add their pixels to ``out``; their keys are places in ``around``, boxes, and in ``at``."""
+    for some in batches(region_lengths(regions.boxes)):
+        owner, bits = regions.keys[some], regions.bits[some].astype(np.int64)
+        data, places = reader.read_bits(bits, region_lengths(regions.boxes[some]))
+        _add_pixels(data, places, regions.boxes[some], around[owner], out, at[owner])
+
+
+def _add_pixels(
+    data: np.ndarray, starts: np.ndarray, boxes: np.ndarray, around: np.ndarray, out: np.ndarray, at: np.ndarray
+) -> None:
+    """Add regions whose bits begin at some bytes of ``data`` to masks of boxes ``around`` them at bytes of ``out``."""
+    box, around = boxes.astype(np.int64), around.astype(np.int64)
+    steps = around[:, 3] - around[:, 1]
+    targets = 8 * at + (box[:, 0] - around[:, 0]) * steps + box[:, 1] - around[:, 1]
+    kernels.or_bits(data, 8 * starts, box[:, 2] - box[:, 0], box[:, 3] - box[:, 1], out, targets, steps)
+
+
 def _pack(
     reader: RecordReader, keys: np.ndarray, columns: SegmentColumns, rows: np.ndarray, out: np.ndarray, at: np.ndarray
 ) -> None:
-    """Read whole segments and add their pixels to ``out``, where each one's mask begins at byte ``at``."""
+    """Read whole segments, verify them, and add their pixels to ``out``, where each one's mask begins at ``at``."""
     lut = reader.lut[keys]
     begin = lut["segment_offset"].astype(np.int64)
     data, places = reader.read_bits(begin, lut["segment_length"].astype(np.int64))
     regions = Regions.of(columns, rows, np.arange(len(keys)))
     owner, box, around = regions.keys, regions.boxes, columns.boxes[rows]
     starts = places[owner] + regions.bits - begin[owner]
-    if columns.crcs is not None and reader.verify_checksums:
-        agree = _segment_heads_agree(data, places, keys, around, columns.areas[rows])
-        agree[owner[~_region_heads_agree(data, starts, box)]] = False
-        for key in keys[~agree].tolist():
-            reader.segment_bytes(key)  # raises, and says what the index tells instead
-        held = np.unique(owner)
-        reader.verify_segments(keys[held], columns.first_region[rows[held]], data, places[held])
-    box, around = box.astype(np.int64), around.astype(np.int64)[owner]
-    steps = around[:, 3] - around[:, 1]
-    targets = 8 * at[owner] + (box[:, 0] - around[:, 0]) * steps + box[:, 1] - around[:, 1]
-    kernels.or_bits(data, 8 * starts, box[:, 2] - box[:, 0], box[:, 3] - box[:, 1], out, targets, steps)
+    agree = _segment_heads_agree(data, places, keys, around, columns.areas[rows])
+    agree[owner[~_region_heads_agree(data, starts, box)]] = False
+    for key in keys[~agree].tolist():
+        reader.segment_bytes(key)  # raises, and says what the index tells instead
+    held = np.unique(owner)
+    reader.verify_segments(keys[held], columns.first_region[rows[held]], data, places[held])
+    _add_pixels(data, starts, box, around[owner], out, at[owner])
 
 
 def _segment_heads_agree(

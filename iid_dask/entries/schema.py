@@ -51,10 +51,13 @@ class Schema:
         Whether domain and address are bytes, exact, or text as `iid_dask.to_text` shows them.
     metadata : Metadata
         Columns of files rather than entries.
+    wide : bool
+        Whether areas have 64 bits, as those of mosaics need.
     """
 
     names: str = "bytes"
     metadata: Metadata = field(default_factory=Metadata)
+    wide: bool = False
 
     def __post_init__(self) -> None:
         if self.names not in ("bytes", "text"):
@@ -67,7 +70,8 @@ class Schema:
     def kinds(self) -> dict[str, np.dtype | pa.DataType]:
         """Column -> what it holds, in the order of a table."""
         named = {"domain": TEXT, "address": TEXT} if self.names == "text" else {}
-        return {**KINDS, **named, **self.metadata.kinds}
+        wide = {"area": np.dtype(np.int64)} if self.wide else {}
+        return {**KINDS, **named, **wide, **self.metadata.kinds}
 
     def is_of_file(self, name: str) -> bool:
         """Whether a column has one value in all rows of a file."""

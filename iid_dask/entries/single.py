@@ -13,6 +13,7 @@ from iid_dask.entries.rows import Rows
 from iid_dask.entries.schema import Schema, frame
 from iid_dask.format.reader import RecordReader
 from iid_dask.lookup import as_keys
+from iid_dask.pieces import Parted
 
 
 def table(
@@ -52,7 +53,7 @@ def table(
     1        b'04'   11613  ["states"]
     0      b'None'  327509  ["nation"]
     """
-    schema = Schema(names)
+    schema = Schema(names, wide=isinstance(reader, Parted))
     chosen = schema.choose(columns)
     if keys is None:
         return frame(Rows(reader, reader.entry_keys, schema).read(chosen), reader.entry_keys)

@@ -53,7 +53,7 @@ class Rastered:
             return
         out = _used_memory(target.shape, view.label_dtype)
         out.fill(0)
-        painted = raster.paint(view, target, out, values=raster.label_values(view))
+        painted = raster.paint(view, target, out, labels=True)
         yield from cut(out, layout, facts)
         if painted > np.count_nonzero(out):
             facts[0, 0, 2] = raster.overlapping_pixels(view, target)

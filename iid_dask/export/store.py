@@ -17,6 +17,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from iid_dask.once import Once
+from iid_dask.pipelines import fastest_pipeline
 
 ATTRIBUTE = "iid_dask"
 """Attribute of the root group that holds the job and whether it is complete."""
@@ -102,26 +103,6 @@ class Place:
                 return self.group(mode)[path]
 
         return _arrays.get(token, opened, alone=True)
-
-
-@contextmanager
-def fastest_pipeline(*, sharded: bool, local: bool) -> Iterator[None]:
-    """Configure zarr's codec pipeline by layout; the figures are in ``benchmarks/README.md``.
-
-    Where zarr itself writes, that is shards, and to check what was written. Without shards the Rust pipeline is the
-    fastest, with shards zarr's fused one, which zarr has from 3.3 on. The Rust pipeline reaches local folders only.
-    """
-    import zarr.core.codec_pipeline as pipelines
-
-    fused = hasattr(pipelines, "FusedCodecPipeline")
-    if local and not (sharded and fused):
-        path = "zarrs.ZarrsCodecPipeline"
-    elif fused:
-        path = "zarr.core.codec_pipeline.FusedCodecPipeline"
-    else:
-        path = "zarr.core.codec_pipeline.BatchedCodecPipeline"
-    with zarr.config.set({"codec_pipeline.path": path, "threading.max_workers": 1}):
-        yield
 
 
 def stored_sizes(group: zarr.Group, path: str) -> dict[str, int]:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import uuid
 import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 BUFFER = 2**20
 """Bytes gathered before a write."""
@@ -30,6 +36,85 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     OSError
         With errno and path: disk full, read-only folder, and so on.
     """
+    with _replacing(path) as (_, number), os.fdopen(number, "wb", buffering=BUFFER) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def atomic_parts(path: str | os.PathLike[str], nbytes: int) -> Iterator[str]:
+    """Make a file of a known size that others fill in with `put`, and that replaces ``path`` as in `atomic_write`.
+
+    Parameters
+    ----------
+    path
+    nbytes
+        What the file begins with, as zeros; it may grow.
+
+    Yields
+    ------
+    str
+        Path of the temporary file, which is gone when the block ends: who comes late finds nothing to write to.
+    """
+    remove_abandoned(path)
+    with _replacing(path) as (temporary, number):
+        try:
+            os.ftruncate(number, nbytes)
+            yield temporary
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def remove_abandoned(path: str | os.PathLike[str]) -> None:
+    """Remove the temporary files that writers of ``path`` left which were killed; those at work hold a lock."""
+    if fcntl is None:
+        return
+    folder, name = os.path.split(check_target(path))
+    pattern = re.compile(re.escape(f".{_short(name)}.") + r"[0-9a-f]{8}\.tmp")
+    for found in filter(pattern.fullmatch, os.listdir(folder)):
+        with contextlib.suppress(OSError):
+            number = os.open(os.path.join(folder, found), os.O_RDWR)
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(os.path.join(folder, found))
+            finally:
+                os.close(number)
+
+
+def _short(name: str) -> str:
+    """What of a file's name fits into that of its temporary file: of 255 bytes, the job and the suffix take 14."""
+    return os.fsdecode(os.fsencode(name)[:240])
+
+
+def put(path: str, offset: int, data: memoryview) -> None:
+    """Write bytes to their place in a file that is there, and force them to disk.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file was given its final name, or given up.
+    """
+    number = os.open(path, os.O_WRONLY | getattr(os, "O_BINARY", 0))
+    try:
+        with _naming(path):
+            os.lseek(number, offset, os.SEEK_SET)
+            while data:
+                data = data[os.write(number, data) :]
+            os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def check_target(path: str | os.PathLike[str]) -> str:
+    """Return the real path of a file to write, or say why none can be written there.
+
+    Raises
+    ------
+    OSError
+        For a folder, a folder that is not there, and what is no regular file.
+    """
     final = os.path.realpath(os.path.expanduser(os.fspath(path)))
     if os.path.isdir(final):
         raise IsADirectoryError(errno.EISDIR, "is a directory, expected the path of a file to write", final)
@@ -38,23 +123,28 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         if os.path.exists(folder):
             raise NotADirectoryError(errno.ENOTDIR, f"not a folder to write {name} into", folder)
         raise FileNotFoundError(errno.ENOENT, f"no such folder to write {name} into; make it first", folder)
-    # A name may have 255 bytes; the job and the suffix take 14.
-    short = os.fsdecode(os.fsencode(name)[:240])
-    temporary = os.path.join(folder, f".{short}.{uuid.uuid4().hex[:8]}.tmp")
+    if os.path.exists(final) and not os.path.isfile(final):
+        # A rename would put a plain file where the device or pipe was.
+        raise OSError(errno.EINVAL, "not a regular file, so it cannot be replaced", final)
+    return final
+
+
+@contextlib.contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Iterator[tuple[str, int]]:
+    """Make a temporary file and give its path and descriptor; it is renamed to ``path`` at the end."""
+    final = check_target(path)
+    folder, name = os.path.split(final)
+    temporary = os.path.join(folder, f".{_short(name)}.{uuid.uuid4().hex[:8]}.tmp")
     mode, replaces = 0o666, False
     with contextlib.suppress(FileNotFoundError):
-        status = os.stat(final)
-        if not stat.S_ISREG(status.st_mode):
-            # A rename would put a plain file where the device or pipe was.
-            raise OSError(errno.EINVAL, "not a regular file, so it cannot be replaced", final)
-        mode, replaces = stat.S_IMODE(status.st_mode), True
+        mode, replaces = stat.S_IMODE(os.stat(final).st_mode), True
     number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     try:
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # file systems without locks
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with _naming(temporary):
-            with os.fdopen(number, "wb", buffering=BUFFER) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            yield temporary, number
             if replaces:
                 os.chmod(temporary, mode)  # the umask took bits from what open was given
             os.replace(temporary, final)

@@ -192,7 +192,7 @@ class IIDWriter:
 
     def _append(self, planned: Planned, groups: Iterable[str]) -> int:
         self._check_open()
-        key, names = len(self._entries), _group_names(groups)
+        key, names = len(self._entries), check_group_names(groups)
         self._entries.append(planned)
         for name in names:
             self._groups.setdefault(name, []).append(key)
@@ -245,7 +245,7 @@ class IIDWriter:
             A key that was not added yet, or is removed.
         """
         self._check_open()
-        (name,) = _group_names([name])
+        (name,) = check_group_names([name])
         found = [int(key) for key in keys]
         gone = set(self._removed)
         for key in found:
@@ -298,7 +298,8 @@ class IIDWriter:
         return box
 
 
-def _group_names(groups: Iterable[str]) -> list[str]:
+def check_group_names(groups: Iterable[str]) -> list[str]:
+    """Return names of groups, each once; a single text is one name."""
     names = [groups] if isinstance(groups, str) else list(dict.fromkeys(groups))
     for name in names:
         if not isinstance(name, str):
@@ -449,12 +450,45 @@ def plan_file(
     IIDLimitError
         If a section, an offset or the number of entries passes the format's limits.
     """
-    if len(entries) > MAX_ENTRIES:
-        raise IIDLimitError(f"{path}: {len(entries)} entries, the lut holds at most {MAX_ENTRIES}; {WAY_OUT}")
-    meta = _meta_bytes(path, entries, metadata, removed)
-    group_bytes = _groups_bytes(groups)
+    check_count(path, len(entries))
+
+    def is_blank(key: int) -> bool:
+        entry = entries[key]
+        return not (entry.domain or entry.address or entry.length)
+
+    meta = encode_own_metadata(path, len(entries), metadata, removed, is_blank)
+    group_bytes = encode_groups(groups)
     iids = np.array([IID_HEAD.itemsize + len(e.domain) + len(e.address) for e in entries], np.int64)
     segments = np.array([SEGMENT_HEAD.itemsize + e.length for e in entries], np.int64)
+    header, lut = place(path, iids, segments, len(meta), len(group_bytes))
+    return FilePlan(header, lut, entries, meta, group_bytes)
+
+
+def check_count(path: str, entries: int) -> None:
+    """Refuse more entries than the lut holds (IIDLimitError)."""
+    if entries > MAX_ENTRIES:
+        raise IIDLimitError(f"{path}: {entries} entries, the lut holds at most {MAX_ENTRIES}; {WAY_OUT}")
+
+
+def place(
+    path: str, iids: np.ndarray, segments: np.ndarray, meta_length: int, groups_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the header, one row, and the lut of a canonical file; pure.
+
+    Parameters
+    ----------
+    path
+        Of the file, for errors.
+    iids, segments : int64 arrays, shape (n,)
+        Bytes of each entry's record in either section.
+    meta_length, groups_length
+        Bytes of these sections.
+
+    Raises
+    ------
+    IIDLimitError
+        If a section or an offset passes the format's limits.
+    """
     iid_ends, segment_ends = np.cumsum(iids), np.cumsum(segments)
     for what, ends in (("iids", iid_ends), ("segments", segment_ends)):
         over = np.flatnonzero(ends > MAX_LENGTH)
@@ -463,15 +497,15 @@ def plan_file(
                 f"{path}: entry {over[0]} ends at byte {ends[over[0]]} of the {what} section, which holds at most "
                 f"{MAX_LENGTH}; {WAY_OUT}"
             )
-    lut = np.zeros(len(entries), LUT)
-    lut["key"] = np.arange(len(entries))
+    lut = np.zeros(len(iids), LUT)
+    lut["key"] = np.arange(len(iids))
     lut["iid_offset"], lut["iid_length"] = iid_ends - iids, iids
     lut["segment_offset"], lut["segment_length"] = segment_ends - segments, segments
     lengths = {
-        "lut": len(entries) * LUT.itemsize,
+        "lut": len(iids) * LUT.itemsize,
         "iids": int(iids.sum()),
-        "meta": len(meta),
-        "groups": len(group_bytes),
+        "meta": meta_length,
+        "groups": groups_length,
         "segments": int(segments.sum()),
     }
     header = np.zeros(1, HEADER)
@@ -484,10 +518,26 @@ def plan_file(
             )
         header[f"{section}_offset"], header[f"{section}_length"] = offset, length
         offset += length
-    return FilePlan(header, lut, entries, meta, group_bytes)
+    return header, lut
 
 
-def _meta_bytes(path: str, entries: Sequence[Planned], metadata: Mapping[str, Any], removed: Sequence[int]) -> bytes:
+def encode_own_metadata(
+    path: str, entries: int, metadata: Mapping[str, Any], removed: Sequence[int], is_blank: Callable[[int], bool]
+) -> bytes:
+    """Return metadata as `encode_metadata` does, with the keys of removed entries in it.
+
+    Parameters
+    ----------
+    path
+        Of the file, for errors.
+    entries
+        How many there are.
+    metadata
+    removed
+        Keys of removed entries.
+    is_blank
+        Tells of a key whether its entry has neither name nor pixels, and so would pass for a removed one.
+    """
     if removed:
         if "removed" in metadata:
             raise ValueError(
@@ -495,21 +545,17 @@ def _meta_bytes(path: str, entries: Sequence[Planned], metadata: Mapping[str, An
             )
         return encode_metadata({**metadata, "removed": sorted(removed)}, path)
     listed = metadata.get("removed")
-    if isinstance(listed, list) and listed and all(_is_nameless_and_empty(entries, key) for key in listed):
-        raise ValueError(
-            f'{path}: metadata "removed" = {listed!r} would remove nameless, empty entries; rename the key'
-        )
+    if isinstance(listed, list) and listed:
+        keys = [key for key in listed if isinstance(key, int) and 0 <= key < entries]
+        if len(keys) == len(listed) and all(is_blank(key) for key in keys):
+            raise ValueError(
+                f'{path}: metadata "removed" = {listed!r} would remove nameless, empty entries; rename the key'
+            )
     return encode_metadata(metadata, path)
 
 
-def _is_nameless_and_empty(entries: Sequence[Planned], key: object) -> bool:
-    if not isinstance(key, int) or not 0 <= key < len(entries):
-        return False
-    entry = entries[key]
-    return not (entry.domain or entry.address or entry.length)
-
-
-def _groups_bytes(groups: Mapping[str, Sequence[int]]) -> bytes:
+def encode_groups(groups: Mapping[str, Sequence[int] | np.ndarray]) -> bytes:
+    """Return the groups section: JSON with its length before it, then each group's keys, ascending."""
     rows, parts, offset = [], [], 0
     for name, keys in groups.items():
         data = np.unique(np.array(keys, "<u4")).tobytes()

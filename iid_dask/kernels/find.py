@@ -15,7 +15,7 @@ def find(order, stop, boxes, zone, zones, min_row, min_col, max_row, max_col, ou
         Regions by ascending first row.
     stop : int
         Regions before this place in ``order`` begin above the window's last row.
-    boxes : uint16 array, shape (m, 4)
+    boxes : uint16 or int64 array, shape (m, 4)
     zone : int
         Regions in a zone; ``zones`` (number of zones, 3) holds each one's largest max_row, smallest min_col and
         largest max_col, so that zones beside the window are skipped whole.

@@ -57,6 +57,20 @@ def load_word(typing_context: Any, data: Any, at: Any) -> Any:
     return types.uint64(data, types.int64), generate
 
 
+@intrinsic
+def or_word(typing_context: Any, data: Any, at: Any, word: Any) -> Any:
+    """Set the bits of a uint64 in eight bytes from any address of a uint8 array on, the highest bits in the first."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = builder.bitcast(builder.gep(array.data, [arguments[1]]), ir.IntType(64).as_pointer())
+        both = builder.or_(builder.load(place, align=1), builder.bswap(arguments[2]))
+        builder.store(both, place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(data, types.uint64, types.uint64), generate
+
+
 @inlined
 def word_at(data, bit):
     """The 64 bits from bit ``bit`` on, as a uint64."""

@@ -15,7 +15,7 @@ def box_pairs(begins, ends, sides_x, ranks_x, sides_y, ranks_y, at, partner, fir
     ----------
     begins, ends : int64 arrays, shape (n,)
         For each box x the range of boxes y that it meets along one axis.
-    sides_x, sides_y : uint16 arrays, shape (n, 2) and (m, 2)
+    sides_x, sides_y : uint16 or int64 arrays, shape (n, 2) and (m, 2)
         First pixel of each box along the other axis, and the one behind its last.
     ranks_x, ranks_y : int64 arrays, shape (n,) and (m,)
         Only pairs of which y has the higher rank are wanted.

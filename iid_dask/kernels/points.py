@@ -13,7 +13,7 @@ def points_in_boxes(boxes, at, rows, cols, origin_row, origin_col, side, across,
 
     Parameters
     ----------
-    boxes : uint16 array, shape (m, 4)
+    boxes : uint16 or int64 array, shape (m, 4)
     at : int
         Box to go on from; begin with 0.
     rows, cols : int64 arrays, shape (n,)

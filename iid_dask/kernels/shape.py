@@ -226,7 +226,7 @@ def shape_facts(canvas, starts, strides, rows, core, offsets, who, perimeter, ho
         The entry of each unit.
     perimeter, holes : bool
         Whether these are wanted.
-    open_runs : int64 array, shape (3, 32,768 or more)
+    open_runs : int64 array, shape (3, 32 times the widest stride and 1, or more)
         Runs of the last row looked at: begins, ends, components. A unit whose core begins below its first rows goes
         on from them.
     n_open : int

@@ -11,7 +11,7 @@ from iid_dask import kernels
 from iid_dask.bbox import BBox
 from iid_dask.measurements.job import Job
 from iid_dask.measurements.sums import Sums, measured_dtype, table_dtype
-from iid_dask.pieces import read_pieces, say_once_if_cut, touching
+from iid_dask.pieces import Found, read_pieces, say_once_if_cut, search
 from iid_dask.views import View, Window
 
 RUNS = 2**17
@@ -41,13 +41,13 @@ def tile_sums(job: Job, block: Any, origin: Sequence[int], shape: Sequence[int])
     planes = _as_planes(job, block, origin, shape)
     channel, row, col = origin
     box = BBox(row, col, row + planes.shape[1], col + planes.shape[2])
-    regions, keys, owners = _regions_in(job, box)
-    entries, who = np.unique(keys, return_inverse=True)
+    found, owners = _regions_in(job, box)
+    entries, who = np.unique(found.keys, return_inverse=True)
     table = np.zeros((len(entries), len(planes)), table_dtype(job.dtype))
     table["key"] = entries[:, None]
     table["channel"] = np.arange(channel, channel + len(planes))
     columns = [Sums(table.dtype, len(entries)) for _ in planes]
-    for runs in _runs(job, box, regions, keys, who, owners):
+    for runs in _runs(job, box, found, who, owners):
         for plane, sums in zip(planes, columns, strict=True):
             sums.add(plane, job.dtype, runs)
     for i, sums in enumerate(columns):
@@ -70,20 +70,17 @@ def _as_planes(job: Job, block: Any, origin: Sequence[int], shape: Sequence[int]
     return planes if measured.kind == "f" else planes.view(f"u{measured.itemsize}")
 
 
-def _regions_in(job: Job, box: BBox) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Regions in a window, their keys, ascending, and who their owners are, 0 where they surely share no pixel."""
-    reader = job.reader
-    say_once_if_cut(View(reader, job.shape))
-    regions = touching(reader, box)
-    keys = reader.columns.region_keys(regions)
+def _regions_in(job: Job, box: BBox) -> tuple[Found, np.ndarray]:
+    """Regions in a window, by ascending key, and who their owners are, 0 where they surely share no pixel."""
+    say_once_if_cut(View(job.reader, job.shape))
+    found = search(job.reader, box)
     if job.keys is not None:
-        chosen = np.isin(keys, job.keys)
-        regions, keys = regions[chosen], keys[chosen]
-    boxes = reader.columns.region_boxes[regions].astype(np.int64)
-    together = by_touch(keys, boxes, 0)
+        found = found.chosen(np.isin(found.keys, job.keys))
+    keys = found.keys
+    together = by_touch(keys, found.held.columns.region_boxes[found.regions].astype(np.int64), 0)
     _, inverse, number = np.unique(together, return_inverse=True, return_counts=True)
     owners = np.where(number[inverse] > 1, keys + np.uint32(1), np.uint32(0))
-    return regions, keys, owners
+    return found, owners
 
 
 def by_touch(keys: np.ndarray, boxes: np.ndarray, margin: int) -> np.ndarray:
@@ -111,15 +108,13 @@ def by_touch(keys: np.ndarray, boxes: np.ndarray, margin: int) -> np.ndarray:
     return together
 
 
-def _runs(
-    job: Job, box: BBox, regions: np.ndarray, keys: np.ndarray, who: np.ndarray, owners: np.ndarray
-) -> Iterator[np.ndarray]:
+def _runs(job: Job, box: BBox, found: Found, who: np.ndarray, owners: np.ndarray) -> Iterator[np.ndarray]:
     """Runs of pixels of the regions in a window, some at a time; see `kernels.find_runs`."""
     stamp = np.zeros(box.shape if np.any(owners) else (0, 0), np.uint32)
     out = np.empty((4, RUNS + box.width), np.int64)
-    for hits, pieces in read_pieces(View(job.reader, job.shape), Window(box), regions, keys):
+    for hits, pieces in read_pieces(View(job.reader, job.shape), Window(box), found):
         at, row = 0, 0
         while at < len(hits):
             corner = box.min_row, box.min_col, box.width
-            at, row, found = kernels.find_runs(at, row, *corner, *pieces, who[hits], stamp, owners[hits], out)
-            yield out[:, :found]
+            at, row, count = kernels.find_runs(at, row, *corner, *pieces, who[hits], stamp, owners[hits], out)
+            yield out[:, :count]

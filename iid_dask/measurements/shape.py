@@ -10,12 +10,13 @@ import numpy as np
 
 from iid_dask import kernels
 from iid_dask.bbox import BBox, union
-from iid_dask.format.layout import MAX_SIDE
+from iid_dask.errors import IIDLimitError
 from iid_dask.format.reader import RecordReader
 from iid_dask.kernels import shape as facts_of
 from iid_dask.measurements.intensity import by_touch
 from iid_dask.measurements.job import Job
-from iid_dask.pieces import BATCH, batches, read_pieces
+from iid_dask.pieces import BATCH, Found, batches, read_pieces
+from iid_dask.queries import WHOLE
 from iid_dask.views import View, Window
 
 HALO = 2
@@ -42,15 +43,29 @@ def shape_facts(job: Job, start: int, stop: int) -> np.ndarray:
     keys = job.all_keys[start:stop]
     reader = job.reader
     columns = reader.columns  # of all entries: pieces are found by the places of regions among them
+    around = columns.boxes[keys].astype(np.int64)
+    _check_sums(job, keys, around)
     facts = np.zeros((len(keys), kernels.FACTS), np.int64)
     first, last = (columns.first_region[keys.astype(np.int64) + more].astype(np.int64) for more in (0, 1))
     who = np.repeat(np.arange(len(keys)), last - first)
     regions = np.arange(len(who)) + np.repeat(first - (np.cumsum(last - first) - (last - first)), last - first)
-    units = _units(columns.region_boxes[regions].astype(np.int64), columns.boxes[keys].astype(np.int64), who)
+    units = _units(columns.region_boxes[regions].astype(np.int64), around, who)
     scan = _Scan(reader, "perimeter" in job.properties, "holes" in job.properties)
     for some in batches(np.cumsum(units.nbytes) - units.nbytes, units.nbytes, 0):
         scan.add(units, some, regions, keys, facts)
     return facts
+
+
+def _check_sums(job: Job, keys: np.ndarray, boxes: np.ndarray) -> None:
+    """Refuse boxes, larger than any that a file can hold, in which sums of positions may not fit 64 bits."""
+    power = 2 if "eccentricity" in job.properties else 1
+    sides = (boxes[:, 2:] - boxes[:, :2]).astype(float)
+    beyond = np.flatnonzero(sides.prod(axis=1) * sides.max(axis=1, initial=0) ** power / (power + 1) >= 2.0**63)
+    for i in beyond[:1].tolist():
+        raise IIDLimitError(
+            f"{job.reader.name}: entry {keys[i]}: sums over its box {tuple(boxes[i].tolist())} may not fit 64 bits; "
+            "leave it out (keys=)" + (', or measure without "eccentricity"' if power == 2 else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -107,8 +122,8 @@ class _Scan:
 
     def __init__(self, reader: RecordReader, perimeter: bool, holes: bool) -> None:
         self.reader, self.perimeter, self.holes = reader, perimeter, holes
-        self.view = View(reader, (MAX_SIDE, MAX_SIDE))
-        self.open_runs, self.n_open = np.empty((3, MAX_SIDE // 2 + 1), np.int64), 0
+        self.view = View(reader, WHOLE.shape)
+        self.open_runs, self.n_open = np.empty((3, 0), np.int64), 0
 
     def add(self, units: _Units, some: slice, regions: np.ndarray, keys: np.ndarray, facts: np.ndarray) -> None:
         """Add the facts of some units, which fit memory together, or of one, which need not."""
@@ -116,6 +131,9 @@ class _Scan:
         members = units.members[part]
         of_unit = np.repeat(np.arange(some.stop - some.start), np.diff(units.starts[some.start : some.stop + 1]))
         boxes, strides = units.boxes[some], units.strides[some]
+        most = int(strides.max()) * 32 + 1
+        if self.open_runs.shape[1] < most:
+            self.open_runs = np.empty((3, most), np.int64)
         for top, bottom, first, last in _bands(boxes, strides):
             rows = bottom - top
             starts = np.cumsum(rows * strides) - rows * strides
@@ -143,7 +161,8 @@ class _Scan:
     def _paint(
         self, where: tuple[np.ndarray, ...], window: BBox, regions: np.ndarray, keys: np.ndarray, units: np.ndarray
     ) -> None:
-        for hits, pieces in read_pieces(self.view, Window(window), regions, keys):
+        found = Found.of(self.reader, regions, keys)
+        for hits, pieces in read_pieces(self.view, Window(window), found):
             kernels.paint_words(*where, units[hits], *pieces)
 
 

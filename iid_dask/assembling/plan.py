@@ -1,0 +1,82 @@
+"""What a job will take, before it starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from iid_dask.mosaic.folder import Job
+
+BASE = 230 * 2**20
+"""Bytes of a worker process with numba, distributed and this package loaded (measured: 200 to 220 MiB)."""
+
+RUN = 12
+"""Bytes that a horizontal run takes while a tile is labelled."""
+
+RUN_PIXELS = 4
+"""Pixels of a run, on average, in a crowded image; noise has shorter ones, and takes more."""
+
+FILE = 24 * 2**20
+"""Bytes of a tile's file that are held while it is written, and of its tables."""
+
+PIXELS = 2**26
+"""Pixels of the small tiles that one task writes together: about a second's work on a dense image."""
+
+TASKS = 16
+"""A job is cut into at least so many tasks, if it has as many tiles."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Tasks and memory of an assembly; see `plan_job`.
+
+    Attributes
+    ----------
+    shape : (rows, columns)
+    tiles, tasks : int
+        Tiles, and dask tasks that write them.
+    bytes_in : int
+        Of the label image, uncompressed.
+    peak_bytes : int
+        Of a worker process with one thread, if runs of equal labels are four pixels long on average.
+    thread_bytes : int
+        Of each further thread.
+    """
+
+    shape: tuple[int, int]
+    tiles: int
+    tasks: int
+    bytes_in: int
+    peak_bytes: int
+    thread_bytes: int
+
+    def __str__(self) -> str:
+        mib = 2**20
+        return (
+            f"{self.shape[0]} x {self.shape[1]} pixels, {self.tiles} tiles in {self.tasks} tasks; reads "
+            f"{self.bytes_in / mib:.0f} MiB of labels; a worker needs about {self.peak_bytes / mib:.0f} MiB, and "
+            f"{self.thread_bytes / mib:.0f} MiB more for each further thread"
+        )
+
+
+def plan_job(job: Job, dtype: np.dtype, tiles: int, tasks: int) -> Plan:
+    """Return what a job takes.
+
+    A task holds a block as it was read, once more if it had to be copied, its runs, and the packed bits.
+    """
+    height, width = job.shape if job.tile is None else job.tile
+    pixels = min(height + 2 * job.halo, job.shape[0]) * min(width + 2 * job.halo, job.shape[1])
+    thread = pixels * (2 * dtype.itemsize + RUN // RUN_PIXELS) + pixels // 4 + FILE
+    return Plan(job.shape, tiles, tasks, job.shape[0] * job.shape[1] * dtype.itemsize, BASE + thread, thread)
+
+
+def batch_size(pixels: int, tiles: int) -> int:
+    """Return how many tiles of so many pixels one task writes.
+
+    Examples
+    --------
+    >>> batch_size(4096 * 4096, 1000), batch_size(256 * 256, 30_000), batch_size(64, 20)
+    (4, 1024, 2)
+    """
+    return max(1, min(PIXELS // max(1, pixels), -(-tiles // TASKS)))

@@ -1,0 +1,159 @@
+"""Pixels that lie in a file as they lie in memory: .npy, memory maps, TIFF without compression."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from iid_dask.bbox import BBox
+from iid_dask.format.source import LocalSource
+from iid_dask.images.image import as_label_dtype, as_plane, check_inside
+from iid_dask.once import Once
+
+_SOURCES: Once[LocalSource] = Once(32)
+
+
+def source_of(path: str, stamp: tuple[int, int]) -> LocalSource:
+    """Return the open file, kept by this process; IIDChangedError if it is not what it was."""
+    return _SOURCES.get((path, stamp), lambda: LocalSource(path, stamp))
+
+
+def stamp_of(path: str) -> tuple[int, int]:
+    """Return what tells this version of a file from others: time of its last change in ns, and size in bytes."""
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """Lines of pixels at equal distances in a file, read by position: a map of a file cut short would end the process.
+
+    Attributes
+    ----------
+    name : str
+        Absolute path.
+    stamp : (mtime in ns, bytes)
+    shape : (rows, cols)
+    stored : numpy.dtype
+        In the byte order of the file.
+    offset : int
+        Byte of the first pixel.
+    stride : int
+        Bytes from one line to the next; may be negative. The pixels of a line follow one another.
+    transposed : bool
+        Lines are columns, not rows.
+    """
+
+    name: str
+    stamp: tuple[int, int]
+    shape: tuple[int, int]
+    stored: np.dtype
+    offset: int
+    stride: int
+    transposed: bool = False
+
+    def __post_init__(self) -> None:
+        lines, length = reversed(self.shape) if self.transposed else self.shape
+        last = self.offset + max(0, self.stride) * (lines - 1) + length * self.stored.itemsize
+        if last > self.stamp[1]:
+            raise ValueError(f"{self.name}: is cut short: found {self.stamp[1]} bytes, expected {last}; copy it again")
+
+    @property
+    def dtype(self) -> np.dtype:
+        """In the machine's byte order."""
+        return self.stored.newbyteorder("=")
+
+    @property
+    def blocks(self) -> None:
+        """Any window costs its own pixels."""
+
+    def read(self, box: BBox) -> np.ndarray:
+        """Return the pixels of a window."""
+        check_inside(self, box)
+        if self.transposed:
+            box = BBox(box.min_col, box.min_row, box.max_col, box.max_row)
+        itemsize = self.stored.itemsize
+        out = np.empty(box.shape, self.stored)
+        starts = self.offset + self.stride * np.arange(box.min_row, box.max_row) + box.min_col * itemsize
+        lengths = np.full(len(starts), box.width * itemsize)
+        if self.stride == box.width * itemsize:
+            starts, lengths = starts[:1], lengths[:1] * box.height
+        if out.size:
+            source_of(self.name, self.stamp).read_many(starts, lengths, out.reshape(-1).view(np.uint8))
+        out = out.astype(self.dtype, copy=False)
+        return out.T if self.transposed else out
+
+    def part(self, box: BBox) -> RawImage:
+        """Return the image itself, which is small."""
+        return self
+
+    def token(self) -> str:
+        """Path, stamp and place."""
+        place = self.shape, self.stored.str, self.offset, self.stride, self.transposed
+        return f"raw {self.name} {self.stamp} {place}"
+
+
+def open_npy(path: str) -> RawImage:
+    """Open an array that `numpy.save` wrote, of either order."""
+    with open(path, "rb") as file:
+        stamp = stamp_of(path)
+        try:
+            version = np.lib.format.read_magic(file)
+            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            if version not in header:
+                raise ValueError(f"found version {version} of the format, expected 1.0 or 2.0")
+            shape, columns_first, dtype = header[version](file)
+        except ValueError as error:
+            raise ValueError(f"{path}: its header is no sound .npy header: {error}; save it again") from error
+        offset = file.tell()
+    as_label_dtype(path, dtype)
+    rows, cols = as_plane(path, shape)
+    stride = (rows if columns_first else cols) * dtype.itemsize
+    return RawImage(path, stamp, (rows, cols), dtype, offset, stride, transposed=columns_first)
+
+
+def _map_under(array: np.ndarray) -> tuple[np.memmap, mmap.mmap] | None:
+    """Return the memory map that an array is a view of."""
+    below: object = array
+    found = None
+    while isinstance(below, np.ndarray):
+        if isinstance(below, np.memmap) and below.filename is not None:
+            found = below
+        below = below.base
+    return (found, below) if found is not None and isinstance(below, mmap.mmap) else None
+
+
+def open_mapped(array: np.ndarray) -> RawImage | None:
+    """Return the part of a file that an array shows, or None if it shows none: then its pixels are in memory alone.
+
+    Parameters
+    ----------
+    array : array of labels, shape (rows, cols)
+
+    Raises
+    ------
+    ValueError
+        For a map that keeps changes to itself, and for one seen with steps along both axes.
+    """
+    found = _map_under(array)
+    if found is None:
+        return None
+    root, mapping = found
+    name = os.path.abspath(str(root.filename))
+    if root.mode == "c":
+        raise ValueError(f'{name}: mapped with mode="c", whose changes are not in the file; use "r", or numpy.save it')
+    if root.mode != "r":
+        root.flush()  # else the system writes changes later, and the file would seem replaced
+    begin = root.offset - root.offset % mmap.ALLOCATIONGRANULARITY
+    offset = begin + array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+    rows, cols = array.shape
+    for transposed, (stride, step), length in ((False, array.strides, cols), (True, array.strides[::-1], rows)):
+        if step == array.itemsize or length == 1:
+            return RawImage(name, stamp_of(name), (rows, cols), array.dtype, offset, stride, transposed)
+    raise ValueError(
+        f"{name}: a view with steps {array.strides} bytes along rows and columns, expected {array.itemsize} along one; "
+        "give the whole map, or numpy.save the view and give the path"
+    )

@@ -1,0 +1,105 @@
+"""Columns to the bytes of a file's sections, and their checksums."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from iid_dask.kernels.jit import inlined, jit
+from iid_dask.kernels.scan import CRC_TABLES
+
+
+@inlined
+def _put_u2(out, at, value):
+    out[np.uint64(at)] = value & 0xFF
+    out[np.uint64(at + 1)] = (value >> 8) & 0xFF
+
+
+@inlined
+def _put_u4(out, at, value):
+    _put_u2(out, at, value)
+    _put_u2(out, at + 2, value >> 16)
+
+
+@jit
+def lay_segments(first_key, boxes, areas, first_region, region_boxes, region_bits, data, out):
+    """Write segments as the format stores them, one after another.
+
+    Parameters
+    ----------
+    first_key : int
+        Of the first segment; the others follow.
+    boxes, areas, first_region, region_boxes, region_bits, data
+        Columns of `Segments`; boxes fit 16 bits.
+    out : uint8 array
+        Filled in; as long as all segments together.
+    """
+    at = 0
+    for i in range(len(areas)):
+        _put_u4(out, at, first_key + i)
+        for j in range(4):
+            _put_u2(out, at + 4 + 2 * j, boxes[i, j])
+        _put_u4(out, at + 12, areas[i])
+        at += 16
+        for k in range(first_region[i], first_region[i + 1]):
+            height, width = region_boxes[k, 2] - region_boxes[k, 0], region_boxes[k, 3] - region_boxes[k, 1]
+            size = (height * width + 7) >> 3
+            _put_u4(out, at, size + 12)
+            for j in range(4):
+                _put_u2(out, at + 4 + 2 * j, region_boxes[k, j])
+            at += 12
+            source = region_bits[k]
+            for j in range(size):
+                out[np.uint64(at + j)] = data[np.uint64(source + j)]
+            at += size
+
+
+@jit
+def lay_names(text, starts, middles, stops, out):
+    """Write the records of IIDs as the format stores them, one after another.
+
+    Parameters
+    ----------
+    text : uint8 array
+    starts, middles, stops : int64 arrays, shape (n,)
+        Domains are ``text[start:middle]``, addresses ``text[middle:stop]``.
+    out : uint8 array
+        Filled in; as long as all records together.
+    """
+    at = 0
+    for i in range(len(starts)):
+        _put_u4(out, at, i)
+        _put_u4(out, at + 4, middles[i] - starts[i])
+        _put_u4(out, at + 8, stops[i] - middles[i])
+        at += 12
+        for j in range(starts[i], stops[i]):
+            out[np.uint64(at)] = text[np.uint64(j)]
+            at += 1
+
+
+@jit
+def crc32s(data, starts, stops, out):
+    """Checksums of pieces of bytes, as zlib's crc32.
+
+    Parameters
+    ----------
+    data : uint8 array
+    starts, stops : int64 arrays, shape (n,)
+    out : uint32 array, shape (n,)
+        Filled in.
+    """
+    low, byte = np.uint64(0xFFFFFFFF), np.uint64(0xFF)
+    for p in range(len(starts)):
+        at, end, crc = starts[p], stops[p], low
+        while at + 8 <= end:
+            word = np.uint64(0)
+            for i in range(8):
+                word |= np.uint64(data[np.uint64(at + i)]) << np.uint64(8 * i)
+            word ^= crc
+            crc = np.uint64(0)
+            for i in range(8):
+                crc ^= CRC_TABLES[7 - i, (word >> np.uint64(8 * i)) & byte]
+            at += 8
+        while at < end:
+            crc = CRC_TABLES[0, (crc ^ np.uint64(data[np.uint64(at)])) & byte] ^ (crc >> np.uint64(8))
+            at += 1
+        out[p] = crc ^ low

@@ -1,0 +1,195 @@
+"""A mosaic as one canonical ``.iid`` file: every byte is placed first, then ranges are written in parallel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+
+from iid_dask.errors import IIDLimitError
+from iid_dask.format.encode import Names
+from iid_dask.format.layout import MAX_SIDE
+from iid_dask.format.target import atomic_parts, put
+from iid_dask.mosaic.folder import JOB, load_job
+from iid_dask.mosaic.placing import WAY_OUT, plan_consolidated
+from iid_dask.mosaic.ranges import Range, TileFiles, combine_crc32, write_range
+from iid_dask.mosaic.reader import Mosaic, open_mosaic
+from iid_dask.mosaic.stored import OpenTile, Pieces
+from iid_dask.progress import run
+
+
+def consolidate(
+    mosaic: Mosaic | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    index: bool = True,
+    progress: bool = False,
+) -> None:
+    """Write a mosaic as one canonical ``.iid`` file, whatever tiles it is made of.
+
+    The bytes are those that `iid_dask.IIDWriter` writes for the whole masks. Tasks write ranges of at most 32 MiB, on
+    the distributed client in scope or else dask's configured scheduler; all must reach the mosaic and ``path``. The
+    file appears when it is whole; until then what stood there does.
+
+    Parameters
+    ----------
+    mosaic
+        Open, or its folder.
+    path
+        Of the file to write.
+    index
+        Put the index behind the last section.
+    progress
+        Show a bar on stderr.
+
+    Raises
+    ------
+    IIDLimitError
+        If the mosaic has more than 65,535 rows or columns, or the file would pass 4 GiB; nothing was written.
+    IIDStoreError, IIDFormatError, IIDChangedError
+        If a tile is missing, of another job, damaged, or changed meanwhile.
+    OSError
+        With errno and path: disk full, read-only folder, and so on.
+
+    Examples
+    --------
+    >>> import iid_dask, os, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> labels = np.kron(np.eye(3, dtype=np.uint8), np.ones((4, 4), np.uint8))
+    >>> mosaic = iid_dask.to_mosaic(labels, os.path.join(folder, "mosaic"), tile=5, progress=False)
+    >>> consolidate(mosaic, os.path.join(folder, "one.iid"))
+    >>> with iid_dask.open(os.path.join(folder, "one.iid")) as one:
+    ...     [tuple(region.bbox) for region in one[0].regions]
+    [(0, 0, 12, 12)]
+    """
+    if not isinstance(mosaic, Mosaic):
+        with open_mosaic(mosaic) as opened:
+            consolidate(opened, path, index=index, progress=progress)
+        return
+    height, width = mosaic.shape
+    if max(height, width) > MAX_SIDE:
+        raise IIDLimitError(
+            f"{os.fspath(path)}: a mosaic of {height} x {width} pixels: a file holds at most {MAX_SIDE} a side; "
+            f"{WAY_OUT}"
+        )
+    table = mosaic.tables.read("pieces", ("tile", "key", "label"))
+    text, *places = mosaic.name_spans()
+    write_consolidated(
+        path,
+        TileFiles(
+            str(mosaic.manifest.folder),
+            dict(enumerate(mosaic.tiles.paths)),
+            dict(enumerate(map(tuple, mosaic.tiles.boxes[:, :2].tolist()))),
+        ),
+        Pieces(table["tile"], table["key"], table["label"].astype(np.int64) - 1),
+        Names(np.frombuffer(text, np.uint8), *places),
+        groups=mosaic.groups,
+        metadata=mosaic.metadata,
+        index=index,
+        progress=progress,
+        loose=_may_be_loose(mosaic.manifest.folder),
+        open_tile=mosaic.tiles.open,
+    )
+
+
+def _may_be_loose(folder: Path) -> bool:
+    """Whether tiles may hold regions that touch: named masks may come from files of other programs."""
+    return not (folder / JOB).is_file() or load_job(folder).stitch == "name"
+
+
+def write_consolidated(
+    path: str | os.PathLike[str],
+    files: TileFiles,
+    pieces: Pieces,
+    names: Names,
+    *,
+    groups: Mapping[str, Sequence[int] | np.ndarray],
+    metadata: Mapping[str, Any],
+    index: bool = True,
+    progress: bool = False,
+    loose: bool = False,
+    open_tile: OpenTile | None = None,
+) -> int:
+    """Write segments whose pieces lie in many files as one file, and return its bytes.
+
+    The bytes are those that `IIDWriter` writes for whole masks, however they were cut; a segment of one piece is
+    copied with the regions that its file holds.
+
+    Parameters
+    ----------
+    path
+        A file there is replaced when all is written.
+    files
+        Of the mosaic.
+    pieces
+        Segments without any are empty.
+    names
+        Of all segments, in the order of their keys.
+    groups
+        Name -> keys, in the order of the file.
+    metadata
+        What JSON can hold.
+    index
+        Put the index behind the last section.
+    progress
+        Show a bar on stderr.
+    loose
+        Whether regions of an entry may touch or share pixels in the files, as other programs may write them.
+    open_tile
+        Used when the columns of files are read. Default: ``files.open``.
+
+    Raises
+    ------
+    IIDLimitError
+        If the format cannot store it; nothing was written.
+    IIDFormatError
+        If a file of the mosaic is damaged; what stood at the path still does.
+    OSError
+        With errno and path; what stood at the path still does.
+    """
+    target = os.fspath(path)
+    opened = open_tile or files.open
+    plan = plan_consolidated(
+        target, files, pieces, names, groups=groups, metadata=metadata, loose=loose, open_tile=opened
+    )
+    tail = plan.head.nbytes
+    with atomic_parts(target, tail) as temporary:
+        base = plan.head.segments_offset
+        ranges = list(plan.ranges())
+        write = dask.delayed(write_range, pure=False)
+        tasks = [write(temporary, base, plan.files.only(part.tiles), part, index) for part in ranges]
+        results = run(tasks, "writing", progress=progress)
+        _check_cover(target, base, tail, results)
+        put(temporary, 0, memoryview(plan.head.tobytes()))
+        if index:
+            rows = plan.head.index(plan.columns, _segment_crcs(len(names), ranges, results))
+            put(temporary, tail, memoryview(rows))
+            tail += len(rows)
+    return tail
+
+
+def _check_cover(path: str, start: int, stop: int, results: Sequence[tuple[int, int, np.ndarray]]) -> None:
+    for offset, nbytes, _ in results:
+        if offset != start:
+            raise RuntimeError(f"{path}: a range was written at byte {offset}, expected {start}")
+        start += nbytes
+    if start != stop:
+        raise RuntimeError(f"{path}: ranges end at byte {start}, expected {stop}")
+
+
+def _segment_crcs(n: int, ranges: Sequence[Range], results: Sequence[tuple[int, int, np.ndarray]]) -> np.ndarray:
+    """Put together the checksums of segments, of which some lie in several ranges."""
+    crcs, done = np.zeros(n, np.uint32), 0
+    for part, (_, _, found) in zip(ranges, results, strict=True):
+        numbers = np.arange(part.first_segment, part.first_segment + len(found))
+        if done > part.first_segment:
+            crc, more, size = int(crcs[done - 1]), int(found[0]), int(part.spans[1] - part.spans[0])
+            crcs[done - 1] = combine_crc32(crc, more, size)
+            numbers, found = numbers[1:], found[1:]
+        crcs[numbers] = found
+        done = part.first_segment + len(part.spans) - 1
+    return crcs

@@ -1,0 +1,325 @@
+"""The folder of a mosaic: what `prepare` fixes, which files there are, and opening them once a process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from operator import index
+from pathlib import Path
+from typing import Any, Literal
+
+from iid_dask.bbox import BBox
+from iid_dask.errors import IIDFormatError, IIDLimitError, IIDStoreError
+from iid_dask.format.reader import RecordReader, open_records
+from iid_dask.format.target import atomic_write
+from iid_dask.format.writer import encode_metadata
+from iid_dask.mosaic.grid import Grid, Tile
+from iid_dask.once import Once
+
+VERSION = 1
+"""Of the folder's layout; other ones are refused."""
+
+MAX_MOSAIC_SIDE = 2**31 - 1
+"""Rows or columns of a mosaic: products of two sides stay within 64 bits."""
+
+MAX_TILE_SIDE = 65_535
+"""Rows or columns of a tile, which is an ordinary file."""
+
+MANIFEST, JOB = "mosaic.json", "job.json"
+
+STITCHES = ("label", "name", "touch", "iou")
+
+Stitch = Literal["label", "name", "touch", "iou"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is the same for all tiles of a mosaic; fixed by `prepare`.
+
+    Attributes
+    ----------
+    shape : (rows, columns)
+        Of the mosaic, pixels.
+    stitch : {"label", "name", "touch", "iou"}, optional
+        What makes pieces in several tiles one segment: an equal label, an equal name, contact, or agreement in the
+        common halo; None: nothing.
+    tile : (rows, columns), optional
+        Of the grid's cores; None: tiles lie anywhere.
+    halo : int
+        Pixels that a tile of the grid reaches beyond its core.
+    connected : bool
+        Segments are the connected components of equal values.
+    identity : tuple of str
+        With ``stitch="name"``: ("domain", "address"), or with "group".
+    on_duplicate : {"merge", "refuse"}
+        With ``stitch="name"``: what to do with one identity twice in a tile.
+    metadata : dict
+        Of the mosaic.
+    """
+
+    shape: tuple[int, int]
+    stitch: Stitch | None = "label"
+    tile: tuple[int, int] | None = None
+    halo: int = 0
+    connected: bool = False
+    identity: tuple[str, ...] = ("domain", "address")
+    on_duplicate: Literal["merge", "refuse"] = "merge"
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check_sides("shape", self.shape, 0, MAX_MOSAIC_SIDE)
+        if self.tile is not None:
+            _check_sides("tile", self.tile, 1, MAX_TILE_SIDE)
+        if self.stitch is not None and self.stitch not in STITCHES:
+            raise ValueError(f"stitch = {self.stitch!r}: expected None or one of {', '.join(map(repr, STITCHES))}")
+        if self.identity not in (("domain", "address"), ("domain", "address", "group")):
+            raise ValueError(
+                f'identity = {self.identity!r}: expected ("domain", "address") or ("domain", "address", "group")'
+            )
+        if self.on_duplicate not in ("merge", "refuse"):
+            raise ValueError(f'on_duplicate = {self.on_duplicate!r}: expected "merge" or "refuse"')
+        most = 0 if self.tile is None else min(self.tile) - 1
+        if not isinstance(self.halo, int) or isinstance(self.halo, bool) or not 0 <= self.halo <= most:
+            raise ValueError(f"halo = {self.halo!r}: expected 0 … {most} pixels, less than a tile")
+        if self.stitch == "iou" and self.grid is not None and len(self.grid) > 1 and not self.halo:
+            raise ValueError(
+                'stitch="iou" compares what two tiles both hold: give halo=, pixels, or take stitch="touch"'
+            )
+        if self.tile is not None and max(self.tile) + 2 * self.halo > MAX_TILE_SIDE:
+            raise IIDLimitError(
+                f"tile = {self.tile} with halo = {self.halo} makes files of more than {MAX_TILE_SIDE} pixels a side, "
+                "the format's 16 bits; take a smaller tile"
+            )
+        if self.connected and self.stitch not in ("touch", None):
+            raise ValueError(f'connected=True joins what touches: stitch = {self.stitch!r}, expected "touch"')
+        encode_metadata(self.metadata)
+
+    @property
+    def grid(self) -> Grid | None:
+        """Of the tiles; None where they lie anywhere."""
+        return None if self.tile is None else Grid(self.shape, self.tile, self.halo)
+
+    @property
+    def id(self) -> str:
+        """Sixteen hexadecimal digits: jobs with the same options have the same."""
+        return hashlib.blake2b(self._json().encode(), digest_size=8).hexdigest()
+
+    def _json(self) -> str:
+        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
+
+    def place(self, origin: Sequence[int], shape: Sequence[int], core: BBox | Sequence[int] | None = None) -> Tile:
+        """Return the tile of a box of the mosaic.
+
+        Parameters
+        ----------
+        origin, shape
+            Of the tile's file, mosaic pixels.
+        core
+            Box that it owns; default: as the grid says, else all of it.
+
+        Raises
+        ------
+        ValueError
+            For a tile that leaves the mosaic, or is none of its grid.
+        IIDLimitError
+            For a tile of more than 65,535 pixels a side.
+        """
+        row, col, height, width = (index(number) for number in (*origin, *shape))
+        box = BBox(row, col, row + height, col + width)
+        where = f"tile at row {row}, column {col} of {height} x {width} pixels"
+        if max(height, width) > MAX_TILE_SIDE:
+            raise IIDLimitError(f"{where}: a file holds at most {MAX_TILE_SIDE} a side; cut it into several tiles")
+        if box.intersection(BBox(0, 0, *self.shape)) != box:
+            raise ValueError(f"{where} leaves the mosaic of {self.shape[0]} x {self.shape[1]} pixels")
+        if self.grid is None:
+            tile = Tile(box, box if core is None else BBox.of(core))
+            if tile.core.intersection(box) != tile.core:
+                raise ValueError(f"{where}: its core {tuple(tile.core)} leaves it, expected a part of it")
+            return tile
+        known = self.grid.find((row, col))
+        if known is None or known.box != box or (core is not None and BBox.of(core) != known.core):
+            raise ValueError(
+                f"{where} is none of the grid of {self.tile[0]} x {self.tile[1]} pixels"  # type: ignore[index]
+                f" with a halo of {self.halo}: expected {'another origin' if known is None else tuple(known.box)}"
+            )
+        return known
+
+
+def _check_sides(what: str, sides: object, least: int, most: int) -> None:
+    sound = isinstance(sides, tuple) and len(sides) == 2
+    if not sound or not all(isinstance(n, int) and not isinstance(n, bool) and least <= n <= most for n in sides):  # type: ignore[attr-defined]
+        raise ValueError(f"{what} = {sides!r}: expected (rows, columns), each {least} … {most}")
+
+
+def prepare(
+    folder: str | os.PathLike[str],
+    shape: Sequence[int],
+    *,
+    stitch: Stitch | None = "label",
+    tile: int | Sequence[int] | None = None,
+    halo: int = 0,
+    connected: bool = False,
+    identity: Sequence[str] = ("domain", "address"),
+    on_duplicate: Literal["merge", "refuse"] = "merge",
+    metadata: Mapping[str, Any] | None = None,
+) -> Job:
+    """Begin a mosaic: fix what is the same for all its tiles.
+
+    Any number of processes may then call `write_tile`, in any order; the last step is `finish`. Called again with
+    the same options it changes nothing, so every process of an array job may call it.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there. All processes must reach it.
+    shape : (rows, columns)
+        Of the mosaic, pixels.
+    stitch, halo, connected, identity, on_duplicate
+        See `Job`.
+    tile : int or (rows, columns), optional
+        Tiles form a grid, and `finish` names those that are missing. Default: they lie anywhere.
+    metadata : mapping, optional
+        Of the mosaic; its ``image`` is set to the shape, and may not contradict it.
+
+    Raises
+    ------
+    IIDStoreError
+        If the folder holds a mosaic that was begun with other options.
+
+    Examples
+    --------
+    >>> import iid_dask, os, tempfile
+    >>> folder = os.path.join(tempfile.mkdtemp(), "cells")
+    >>> job = iid_dask.prepare(folder, (600, 1000), tile=500)
+    >>> [tuple(tile.box) for tile in job.grid]
+    [(0, 0, 500, 500), (0, 500, 500, 1000), (500, 0, 600, 500), (500, 500, 600, 1000)]
+    """
+    if isinstance(tile, int):
+        tile = (tile, tile)
+    size = tuple(shape)
+    job = Job(
+        (int(size[0]), int(size[1])) if len(size) == 2 else size,  # type: ignore[arg-type]
+        stitch,
+        None if tile is None else tuple(tile),  # type: ignore[arg-type]
+        halo,
+        connected,
+        tuple(identity),
+        on_duplicate,
+        with_image_size(metadata or {}, size),
+    )
+    return begin(folder, job)
+
+
+def begin(folder: str | os.PathLike[str], job: Job) -> Job:
+    """Write a job into its folder, or find it there."""
+    path = Path(folder).expanduser()
+    if (path / JOB).is_file():
+        there = load_job(path)
+        if there != job:
+            raise IIDStoreError(f"{path}: holds a mosaic that was begun with other options: {_difference(there, job)}")
+        return job
+    (path / "tiles").mkdir(parents=True, exist_ok=True)
+    with atomic_write(path / JOB) as file:
+        file.write(job._json().encode())
+    return job
+
+
+def _difference(there: Job, wanted: Job) -> str:
+    old, new = asdict(there), asdict(wanted)
+    return "; ".join(f"{name} is {old[name]!r:.80}, now {new[name]!r:.80}" for name in old if old[name] != new[name])
+
+
+def load_job(folder: str | os.PathLike[str]) -> Job:
+    """Return the job of a folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nobody called `prepare` on it.
+    IIDFormatError
+        If its file is damaged.
+    """
+    path = Path(folder).expanduser() / JOB
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file: begin the mosaic with iid_dask.prepare(folder, shape)")
+    data = path.read_bytes()
+    return _jobs.get((str(path), data), lambda: _parse_job(str(path), data))
+
+
+_jobs: Once[Job] = Once(16)
+
+
+def _parse_job(path: str, data: bytes) -> Job:
+    try:
+        values = json.loads(data)
+        version = values.pop("version")
+        if version != VERSION:
+            raise ValueError(f"version {version!r}, expected {VERSION}")
+        for name in ("shape", "tile", "identity"):
+            values[name] = values[name] if values[name] is None else tuple(values[name])
+        return Job(**values)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise IIDFormatError(path, "file", None, None, f"{error}", "what iid_dask.prepare wrote") from error
+
+
+def with_image_size(metadata: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
+    """Return metadata with the image's size in it, as other programs expect it.
+
+    Raises
+    ------
+    ValueError
+        If it states another size.
+
+    Examples
+    --------
+    >>> with_image_size({"camera": "a"}, (600, 1000))
+    {'camera': 'a', 'image': {'height': 600, 'width': 1000}}
+    """
+    height, width = shape
+    image = metadata.get("image", {})
+    if not isinstance(image, Mapping):
+        raise ValueError(f"metadata: image = {image!r:.80}: expected an object with height and width, or none")
+    for name, size in (("height", height), ("width", width)):
+        if image.get(name, size) != size:
+            raise ValueError(f"metadata: image.{name} = {image[name]!r:.80} contradicts the array's {size} pixels")
+    return {**metadata, "image": {**image, "height": int(height), "width": int(width)}}
+
+
+def inside(folder: str | os.PathLike[str], path: object) -> Path:
+    """Return the file that a manifest or table names, which must lie in the mosaic's folder.
+
+    Raises
+    ------
+    IIDFormatError
+        For absolute paths, "..", URLs, and links that lead elsewhere.
+    """
+    root = Path(folder).expanduser()
+    plain = isinstance(path, str) and path == posixpath.normpath(path) and not path.startswith(("/", "..", "."))
+    if not plain or any(mark in path for mark in ("\\", ":", "\0")):  # type: ignore[operator]
+        raise IIDFormatError(str(root), "manifest", None, None, f"path {path!r:.120}", "a file within the folder")
+    found = root / str(path)
+    if not found.resolve().is_relative_to(root.resolve()):
+        raise IIDFormatError(str(root), "manifest", None, None, f"path {path!r:.120}, a link", "a file within it")
+    return found
+
+
+_tile_readers: Once[RecordReader] = Once(256)
+
+
+def tile_reader(folder: str | os.PathLike[str], path: str) -> RecordReader:
+    """Open a tile's file, or return this process's reader of it.
+
+    Parameters
+    ----------
+    folder
+    path
+        As tables name it, relative to the folder.
+    """
+    file = inside(folder, path)
+    status = file.stat()
+    token = (str(file), status.st_mtime_ns, status.st_size)
+    return _tile_readers.get(token, lambda: open_records(str(file)))

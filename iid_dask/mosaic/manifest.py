@@ -1,0 +1,283 @@
+"""The manifest of a mosaic and the tables that it lists: checked when they are read, trusted from then on."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from iid_dask.errors import IIDChangedError, IIDFormatError
+from iid_dask.format.layout import Limits
+from iid_dask.format.sections import brief, parse_json
+from iid_dask.mosaic.folder import MAX_MOSAIC_SIDE, VERSION, inside
+from iid_dask.mosaic.recent import Recent
+from iid_dask.mosaic.tables import SCHEMAS, read_table
+
+TABLES = ("tiles", "segments", "pieces", "members")
+"""Those that a reader needs."""
+
+ROWS_A_BYTE = 256
+"""Rows of a table that a byte of its file stands for, at most: its columns are no larger than that allows."""
+
+KEPT = 2**25
+"""Bytes of row groups that are kept."""
+
+MAX_SEGMENTS = 2**32 - 2
+"""Labels, key + 1, have 32 bits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """What ``mosaic.json`` says.
+
+    Attributes
+    ----------
+    folder : Path
+    name : str
+        Of the manifest's file, for messages.
+    job : str
+        What the metadata of each tile must name.
+    shape : (rows, columns)
+        Of the mosaic, pixels.
+    metadata : dict
+    groups : tuple of str
+        In their order.
+    tables : dict
+        Name -> ``path``, ``rows``, ``nbytes`` and ``crc``.
+    """
+
+    folder: Path
+    name: str
+    job: str
+    shape: tuple[int, int]
+    metadata: dict[str, Any]
+    groups: tuple[str, ...]
+    tables: dict[str, dict[str, Any]]
+
+    @classmethod
+    def parse(cls, path: str, data: bytes, limits: Limits) -> Manifest:
+        """Check a manifest.
+
+        Raises
+        ------
+        IIDFormatError
+            For what `iid_dask.finish` does not write; says which field.
+        """
+
+        def fail(found: str, expected: str) -> IIDFormatError:
+            return IIDFormatError(path, "manifest", None, None, found, expected)
+
+        if len(data) > limits.max_meta:
+            raise fail(f"{len(data)} bytes", f"at most {limits.max_meta} (limits=)")
+        value = parse_json(data, limits, fail)
+        if not isinstance(value, dict):
+            raise fail(f"a JSON {type(value).__name__}", "a JSON object")
+        if value.get("version") != VERSION:
+            raise fail(f"version {brief(value.get('version'))}", f"{VERSION}")
+        for name, (sound, expected) in FIELDS.items():
+            if not sound(value.get(name)):
+                raise fail(f"{name} {brief(value.get(name))}", expected)
+        tables = {name: value["tables"].get(name) for name in TABLES}
+        for name, listed in tables.items():
+            if not _is_listed(listed):
+                raise fail(f"table {name} {brief(listed)}", "an object with path, rows, nbytes and crc")
+            inside(Path(path).parent, listed["path"])
+        if tables["segments"]["rows"] > MAX_SEGMENTS:
+            raise fail(f"{tables['segments']['rows']} segments", f"at most {MAX_SEGMENTS}")
+        height, width = value["shape"]
+        groups = tuple(value["groups"])
+        return cls(Path(path).parent, path, value["job"], (height, width), value["metadata"], groups, tables)
+
+
+def _is_count(value: object, most: int = 2**62) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+
+
+def _is_shape(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_count(side, MAX_MOSAIC_SIDE) for side in value)
+
+
+def _are_groups(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value) and len(set(value)) == len(value)
+
+
+def _is_listed(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("path"), str)
+        and all(_is_count(value.get(name)) for name in ("rows", "nbytes", "crc"))
+        and value["rows"] <= ROWS_A_BYTE * value["nbytes"]
+    )
+
+
+def _is(kind: type, value: object) -> bool:
+    return isinstance(value, kind)
+
+
+FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "job": (partial(_is, str), "the job's name"),
+    "shape": (_is_shape, f"[rows, columns], each 0 … {MAX_MOSAIC_SIDE}"),
+    "metadata": (partial(_is, dict), "an object"),
+    "groups": (_are_groups, "a list of names, each once"),
+    "tables": (partial(_is, dict), "an object"),
+}
+"""Fields of a manifest: whether a value is sound, and what is expected."""
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Columns of a table, by name."""
+
+    values: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all of them."""
+        return sum(int(values.nbytes) for values in self.values.values())
+
+
+class Tables:
+    """The tables of a mosaic; each file is compared with the manifest's checksum before its first use.
+
+    Parameters
+    ----------
+    manifest
+    stamp : (mtime_ns, size)
+        Of the manifest's file when it was read: tables of another one are refused.
+    verify
+        Whether checksums are compared.
+    """
+
+    def __init__(self, manifest: Manifest, stamp: tuple[int, int], *, verify: bool) -> None:
+        self.manifest, self.stamp, self.verify = manifest, stamp, verify
+        self._starts: dict[str, np.ndarray] = {}
+        self._recent = Recent(KEPT)
+
+    def rows(self, name: str) -> int:
+        """Rows of a table."""
+        return int(self.manifest.tables[name]["rows"])
+
+    def read(self, name: str, columns: Iterable[str], rows: np.ndarray | None = None) -> dict[str, Any]:
+        """Read columns of a table, or some rows of them.
+
+        Parameters
+        ----------
+        name, columns
+        rows : int64 array, optional
+            Which, in which order; only row groups that hold some of them are read. Default: all.
+
+        Returns
+        -------
+        dict
+            Numpy arrays; names are Arrow arrays.
+
+        Raises
+        ------
+        IIDFormatError
+            If the file is damaged, or not what the manifest lists.
+        IIDChangedError
+            If the manifest was replaced since it was read.
+        """
+        starts, wanted = self._checked(name), tuple(columns)
+        if rows is None:
+            return self._read(name, wanted).values
+        of = np.searchsorted(starts, rows, side="right") - 1
+        groups = np.unique(of)
+        if len(groups) == 1:  # neighbours often ask for the same one
+            found = self._recent.get(
+                (name, wanted, int(groups[0])), lambda: self._read(name, wanted, groups.tolist())
+            ).values
+        else:
+            found = self._read(name, wanted, groups.tolist()).values
+        sizes = np.diff(starts)[groups]
+        shift = np.zeros(len(starts), np.int64)
+        shift[groups] = np.cumsum(sizes) - sizes - starts[groups]
+        places = rows + shift[of]
+        return {
+            column: values[places] if isinstance(values, np.ndarray) else values.take(pa.array(places))
+            for column, values in found.items()
+        }
+
+    def _read(self, name: str, columns: tuple[str, ...], row_groups: list[int] | None = None) -> Columns:
+        """Read columns, and refuse nulls: numpy makes floats of integers beside them."""
+        listed = self.manifest.tables[name]
+        try:
+            found = read_table(self.manifest.folder, listed, SCHEMAS[name], columns, row_groups=row_groups)
+        except FileNotFoundError as error:
+            raise self._gone(name) from error
+        for column, values in found.items():
+            null = values.dtype.kind not in "iu" if isinstance(values, np.ndarray) else values.null_count > 0
+            if null:
+                path = self.manifest.folder / listed["path"]
+                raise IIDFormatError(str(path), "file", None, None, f"nulls in {column}", "none")
+        return Columns(found)
+
+    def refuse_replaced(self) -> None:
+        """Raise IIDChangedError if the manifest is not the one that was read any more."""
+        try:
+            status = os.stat(self.manifest.name)
+        except FileNotFoundError:
+            raise IIDChangedError(f"{self.manifest.name}: gone since opened; open the mosaic again") from None
+        if (status.st_mtime_ns, status.st_size) != self.stamp:
+            raise IIDChangedError(f"{self.manifest.name}: changed since opened; open the mosaic again")
+
+    def _checked(self, name: str) -> np.ndarray:
+        """Where the row groups of a table begin, and its rows; what is wrong with its file is said at its first use."""
+        self.refuse_replaced()
+        if name not in self._starts:
+            listed = self.manifest.tables[name]
+            path = inside(self.manifest.folder, listed["path"])
+            try:
+                self._check_file(path, listed)
+                self._starts[name] = _row_groups(path, listed)
+            except FileNotFoundError as error:
+                raise self._gone(name) from error
+        return self._starts[name]
+
+    def _check_file(self, path: Path, listed: dict[str, Any]) -> None:
+        size = path.stat().st_size
+        if size != listed["nbytes"]:
+            raise IIDFormatError(str(path), "file", None, None, f"{size} bytes", f"{listed['nbytes']}")
+        crc = listed["crc"]
+        if self.verify and (found := file_crc(path)) != crc:
+            raise IIDFormatError(str(path), "file", None, None, f"crc32 {found:#010x}", f"{crc:#010x}")
+
+    def _gone(self, name: str) -> IIDFormatError:
+        path = self.manifest.tables[name]["path"]
+        return IIDFormatError(
+            self.manifest.name,
+            "manifest",
+            None,
+            None,
+            f"no file {path}",
+            f"the table of {name}; finish the mosaic again",
+        )
+
+
+def _row_groups(path: Path, listed: dict[str, Any]) -> np.ndarray:
+    """Return the first row of each row group, and the number of rows; int64."""
+    try:
+        facts = pq.read_metadata(path)
+    except pa.ArrowException as error:
+        raise IIDFormatError(str(path), "file", None, None, f"{error}", "a Parquet file") from error
+    sizes = [facts.row_group(i).num_rows for i in range(facts.num_row_groups)]
+    if facts.num_rows != listed["rows"] or sum(sizes) != listed["rows"]:
+        raise IIDFormatError(str(path), "file", None, None, f"{facts.num_rows} rows", f"{listed['rows']}")
+    return np.cumsum([0, *sizes], dtype=np.int64)
+
+
+def file_crc(path: str | os.PathLike[str]) -> int:
+    """Return the crc32 of a file."""
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**22):
+            crc = zlib.crc32(block, crc)
+    return crc

@@ -1,0 +1,71 @@
+"""Opening what a path names, a file or a mosaic; for a file this imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from iid_dask.format.layout import Limits
+from iid_dask.mosaic.folder import JOB, MANIFEST
+from iid_dask.reader import IIDReader, open_reader
+
+
+def is_mosaic(target: object) -> bool:
+    """Whether a path is that of a mosaic: a folder with a manifest or a job, or a manifest."""
+    if not isinstance(target, str | os.PathLike):
+        return False
+    path = os.fsdecode(target)
+    if "://" in path or "::" in path:
+        return False
+    path = os.path.expanduser(path)
+    if os.path.basename(path) == MANIFEST:
+        return os.path.isfile(path)
+    return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, JOB))
+
+
+def open_any(
+    target: Any,
+    *,
+    verify: bool = True,
+    limits: Limits | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> IIDReader:
+    """Open an ``.iid`` file, or a mosaic.
+
+    Parameters
+    ----------
+    target : path, URL, bytes or binary file object
+        Anything that fsspec reads; ``~`` is expanded. A folder, or its ``mosaic.json``, is opened as a mosaic.
+    verify
+        Compare what is read with the checksums of the file's index, if it has one. False reads damaged files.
+    limits : Limits, optional
+        What the file may cost.
+    storage_options : mapping, optional
+        For the fsspec file system of a URL.
+
+    Returns
+    -------
+    IIDReader
+        Also a context manager, which closes the file.
+
+    Raises
+    ------
+    IIDFormatError
+        If the bytes are not a sound ``.iid`` file.
+    IIDStoreError
+        If a mosaic was not finished.
+    FileNotFoundError, IsADirectoryError, PermissionError
+
+    Examples
+    --------
+    >>> import iid_dask
+    >>> with iid_dask.open(iid_dask.sample("us")) as f:
+    ...     print(len(f), f.shape, list(f.groups))
+    3155 (600, 1000) ['nation', 'states', 'counties']
+    """
+    if is_mosaic(target):
+        from iid_dask.mosaic.reader import open_mosaic
+
+        return open_mosaic(target, verify=verify, limits=limits)
+    return open_reader(target, verify=verify, limits=limits, storage_options=storage_options)
