@@ -12,12 +12,14 @@ import numpy as np
 
 from iid_dask import kernels, raster
 from iid_dask.bbox import BBox, union
+from iid_dask.errors import IIDLimitError
 from iid_dask.format.encode import Names, Segments, encode_segments, plan_head, stored_columns
 from iid_dask.format.segments import region_lengths
 from iid_dask.format.target import atomic_write
 from iid_dask.lookup import as_keys
 from iid_dask.mosaic.blocks import segments_of
 from iid_dask.mosaic.opening import is_mosaic, open_any
+from iid_dask.mosaic.reader import Mosaic
 from iid_dask.pairs import Regions
 from iid_dask.reader import IIDReader
 from iid_dask.views import View, Window
@@ -71,22 +73,35 @@ class Chosen:
         low, high = np.array(tuple(box)).reshape(2, 2)
         return cls(reader, chosen[np.all((boxes[:, :2] < high) & (boxes[:, 2:] > low), axis=1)], box)
 
+    @property
+    def is_all(self) -> bool:
+        """Whether all entries of the whole image are chosen."""
+        return len(self.keys) == len(self.reader) and self.window == BBox(0, 0, *self.reader.shape)
+
     @cached_property
     def _inside(self) -> np.ndarray:
-        """Whether the window holds each entry whole."""
+        """Whether each entry is copied as it is stored: the window holds it, and it is in one piece."""
         boxes = self.reader.columns.boxes[self.keys].astype(np.int64)
         low, high = np.array(tuple(self.window)).reshape(2, 2)
-        return np.all((boxes[:, :2] >= low) & (boxes[:, 2:] <= high), axis=1)
+        inside = np.all((boxes[:, :2] >= low) & (boxes[:, 2:] <= high), axis=1)
+        if isinstance(self.reader, Mosaic):
+            inside &= self.reader.tables.read("segments", ("pieces",))["pieces"][self.keys] <= 1
+        return inside
 
     @cached_property
     def _cut(self) -> dict[int, Segments]:
-        """What the window leaves of entries that it cuts, by key, in pixels of the image."""
+        """What the window leaves of entries that it cuts, or that are in pieces, by key, in pixels of the image."""
         # Large enough for every box: what the window leaves out is not news.
         reach = union(self.reader.columns.boxes)
         view = View(self.reader, (reach.max_row, reach.max_col))
         found = {}
         for key in self.keys[~self._inside].tolist():
             box = BBox.of(self.reader.columns.boxes[key].tolist()).intersection(self.window)
+            if box.height * box.width > self.reader.limits.max_decoded_bytes:
+                raise IIDLimitError(
+                    f"{self.reader.name}: entry {key}: {box.height} x {box.width} pixels of it are cut anew, more than "
+                    f"limits.max_decoded_bytes = {self.reader.limits.max_decoded_bytes}; open the file with higher ones"
+                )
             values, segments = segments_of(raster.masks(view, Window(box), np.array([key], np.uint32))[0])
             if len(values):
                 found[key] = _moved(segments, box.min_row, box.min_col)

@@ -151,7 +151,8 @@ def to_iid(
     )
     if len(prepared.files) == 1:
         _refuse_names(names, domain, groups)
-        copy_entries([prepared.files[0][0]], target, prepared.job.metadata, index=index)
+        with scheduled(scheduler):
+            _copy_one(prepared.files[0][0], target, prepared.job.metadata, index, progress)
         return
     if max(prepared.job.shape) > MAX_SIDE:
         raise IIDLimitError(
@@ -251,6 +252,14 @@ def to_mosaic(
         return finish(folder, names=names, domain=domain, groups=groups, rule=rule, progress=progress)
 
 
+def _copy_one(chosen: Chosen, target: str, metadata: Mapping[str, Any], index: bool, progress: bool) -> None:
+    reader = chosen.reader
+    if isinstance(reader, Mosaic) and chosen.is_all and metadata == reader.metadata:
+        consolidate(reader, target, index=index, progress=progress)
+    else:
+        copy_entries([chosen], target, metadata, index=index)
+
+
 def _refuse_names(names: Any, domain: bytes, groups: Any) -> None:
     if names is not None or domain or groups is not None:
         raise ValueError("names=, domain= and groups= are for label images; entries of files keep theirs")
@@ -302,7 +311,8 @@ class Prepared:
             return self._copy(root, part), 0
         writer = Writer(root, self.job.id, resume)
         tasks = tile_tasks(self.image, self.job, writer, part)
-        counts = run([task for task, _ in tasks], "writing tiles", progress=progress, pixels=[pixels for _, pixels in tasks])
+        made, pixels = [task for task, _ in tasks], [some for _, some in tasks]
+        counts = run(made, "writing tiles", progress=progress, pixels=pixels)
         return sum(written for written, _ in counts), sum(kept for _, kept in counts)
 
     def _copy(self, folder: str, part: tuple[int, int]) -> int:

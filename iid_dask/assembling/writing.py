@@ -56,7 +56,8 @@ class Writer:
         return written, 1 - written
 
     def _put(self, box: BBox, block: np.ndarray) -> int:
-        if self.resume and self._stored(box) == block_crc(block):
+        stored = self._stored(box) if self.resume else None
+        if stored is not None and stored == block_crc(block):
             return 0
         write_tile(self.folder, block, (box.min_row, box.min_col))
         return 1
