@@ -23,7 +23,7 @@ from iid_dask.images import Image, as_image
 from iid_dask.images.tiling import aligned_tile
 from iid_dask.mosaic.consolidate import consolidate
 from iid_dask.mosaic.finish import finish
-from iid_dask.mosaic.folder import Job, Stitch, begin, with_image_size
+from iid_dask.mosaic.folder import Job, Stitch, begin, check_stitch, with_image_size
 from iid_dask.mosaic.reader import Mosaic
 from iid_dask.mosaic.rules import Rule
 from iid_dask.mosaic.tile import tile_metadata
@@ -160,10 +160,14 @@ def to_iid(
             f"{MAX_SIDE} a side; write a mosaic, iid_dask.to_mosaic(labels, folder), which has no such limit"
         )
     folder = scratch_folder(target, scratch, prepared.job)
-    with scheduled(scheduler):
-        prepared.write(folder, progress=progress, resume=resume)
-        with finish(folder, names=names, domain=domain, groups=groups, rule=rule, progress=progress) as mosaic:
-            consolidate(mosaic, target, index=index, progress=progress)
+    try:
+        with scheduled(scheduler):
+            prepared.write(folder, progress=progress, resume=resume)
+            with finish(folder, names=names, domain=domain, groups=groups, rule=rule, progress=progress) as mosaic:
+                consolidate(mosaic, target, index=index, progress=progress)
+    except BaseException as error:
+        error.add_note(f"what was done is kept in {folder}: the same call continues from there; or remove it")
+        raise
     shutil.rmtree(folder)
 
 
@@ -348,6 +352,7 @@ def prepare_input(
 ) -> Prepared:
     """Check input and options, and open the input; see `to_iid`."""
     encode_metadata(metadata or {})
+    check_stitch(stitch)
     readers = open_files(labels, storage_options)
     if readers:
         if connected or halo or stitch not in ("label", "name", None):
@@ -356,6 +361,8 @@ def prepare_input(
         return _prepare_files(chosen, at, metadata, "name" if stitch == "label" else stitch)
     if keys is not None or window is not None:
         raise ValueError("keys= and window= are for existing files; of an array take the part that you want")
+    if stitch == "name":
+        raise ValueError('stitch="name" joins masks with names; a label image has labels: "label", "touch", "iou" or None')
     image = as_image(labels, across=across, at=at, storage_options=storage_options)
     if connected:
         stitch = "touch" if stitch == "label" else stitch

@@ -28,17 +28,17 @@ class Commands(click.Group):
             try:
                 return super().invoke(context)
             except IIDError as error:
-                _fail(str(error), DEFECT)
+                _fail(str(error), DEFECT, error)
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
             except KeyError as error:
-                _fail(str(error.args[0]) if error.args else repr(error), USAGE)
+                _fail(str(error.args[0]) if error.args else repr(error), USAGE, error)
             except BrokenPipeError:  # whoever reads the output has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             except OSError as error:
-                _fail(_os_words(error), USAGE)
+                _fail(_os_words(error), USAGE, error)
             except (ValueError, TypeError, ImportError, ArithmeticError, MemoryError) as error:
-                _fail(str(error), USAGE)
+                _fail(str(error), USAGE, error)
 
 
 def _os_words(error: OSError) -> str:
@@ -51,8 +51,8 @@ def _say_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     click.echo(f"iid: note: {message}", err=True)
 
 
-def _fail(words: str, code: int) -> None:
-    click.echo(f"iid: {words}", err=True)
+def _fail(words: str, code: int, error: BaseException) -> None:
+    click.echo("; ".join([f"iid: {words}", *getattr(error, "__notes__", ())]), err=True)
     sys.exit(code)
 
 

@@ -74,8 +74,7 @@ class Job:
         _check_sides("shape", self.shape, 0, MAX_MOSAIC_SIDE)
         if self.tile is not None:
             _check_sides("tile", self.tile, 1, MAX_TILE_SIDE)
-        if self.stitch is not None and self.stitch not in STITCHES:
-            raise ValueError(f"stitch = {self.stitch!r}: expected None or one of {', '.join(map(repr, STITCHES))}")
+        check_stitch(self.stitch)
         if self.identity not in (("domain", "address"), ("domain", "address", "group")):
             raise ValueError(
                 f'identity = {self.identity!r}: expected ("domain", "address") or ("domain", "address", "group")'
@@ -147,6 +146,12 @@ class Job:
                 f" with a halo of {self.halo}: expected {'another origin' if known is None else tuple(known.box)}"
             )
         return known
+
+
+def check_stitch(stitch: object) -> None:
+    """Raise ValueError for anything that is no way to join pieces."""
+    if stitch is not None and stitch not in STITCHES:
+        raise ValueError(f"stitch = {stitch!r}: expected None or one of {', '.join(map(repr, STITCHES))}")
 
 
 def _check_sides(what: str, sides: object, least: int, most: int) -> None:
