@@ -154,7 +154,8 @@ def write_mosaic(
         )
         moved = [side + offset[axis % 2] for axis, side in enumerate(core)]
         values = [path, "cut" if cut else "tile", box.min_row + offset[0], box.min_col + offset[1], *box.shape, *moved]
-        values += [len(masks), nbytes, crc, len(pieces["tile"]), len(held[number])]
+        tail = zlib.crc32((folder / path).read_bytes()[-52:])
+        values += [len(masks), nbytes, crc, tail, len(pieces["tile"]), len(held[number])]
         for name, value in zip(columns, values, strict=True):
             columns[name].append(value)
         for key, place in held[number]:

@@ -613,7 +613,11 @@ def test_missing_and_foreign_tiles_are_named_with_the_way_out(folder):
         table = read_table(folder, json.loads(original)["tables"]["tiles"], SCHEMAS["tiles"])
         first = np.arange(len(table["row"])) == 0
         change_table(
-            folder, "tiles", nbytes=np.where(first, nbytes, table["nbytes"]), crc=np.where(first, crc, table["crc"])
+            folder,
+            "tiles",
+            nbytes=np.where(first, nbytes, table["nbytes"]),
+            crc=np.where(first, crc, table["crc"]),
+            tail=np.where(first, zlib.crc32(tile.read_bytes()[-52:]), table["tail"]),
         )
         with pytest.raises(IIDStoreError, match=rf"{tile.name}: .*found {name} .*{way_out}"):
             touch_all(folder)

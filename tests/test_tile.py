@@ -289,7 +289,13 @@ def test_a_task_imports_neither_xarray_nor_pandas_nor_pyarrow(tmp_path):
         ({"stitch": None}, ITEMS, {"shape": (3, 4), "domain": b"x"}, ValueError, r"domain = b'x' is for label arrays"),
         ({"tile": 10}, BLOCK, {}, ValueError, r"none of the grid of 10 x 10 pixels"),
         ({"tile": 10}, BLOCK, {"origin": (1, 0)}, ValueError, r"none of the grid of 10 x 10 pixels"),
-        ({"stitch": "iou", "tile": 10, "halo": 1}, ITEMS, {"origin": (1, 0)}, ValueError, r"masks do not tell its size"),
+        (
+            {"stitch": "iou", "tile": 10, "halo": 1},
+            ITEMS,
+            {"origin": (1, 0)},
+            ValueError,
+            r"masks do not tell its size",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, options, content, arguments, error, text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from iid_dask.assembling.plan import Plan, plan_job
 from iid_dask.assembling.writing import Resume, Writer, tile_tasks
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.layout import MAX_SIDE
-from iid_dask.format.target import check_target
+from iid_dask.format.target import check_target, remove_abandoned
 from iid_dask.format.writer import encode_metadata
 from iid_dask.images import Image, as_image
 from iid_dask.images.tiling import aligned_tile
@@ -99,7 +100,8 @@ def to_iid(
     across : int, optional
         Tile images are given row by row, so many a row.
     at : sequence of (row, column), optional
-        Where the first pixel of each image or file lies; of images that overlap the later one wins.
+        Where the first pixel of each image or file lies; of images that overlap the later one wins. Files without it
+        all begin at (0, 0), so that masks of one image can be put together.
     keys, window : optional
         Of existing files: only these entries, and the part of the image to keep, (min_row, min_col, max_row, max_col).
     index : bool
@@ -136,6 +138,7 @@ def to_iid(
     [(b'cell', b'3', 2500, ('large',)), (b'cell', b'7', 900, ())]
     """
     target = check_target(path)
+    remove_abandoned(target)
     prepared = prepare_input(
         labels,
         metadata=metadata,
@@ -362,7 +365,7 @@ def prepare_input(
     if keys is not None or window is not None:
         raise ValueError("keys= and window= are for existing files; of an array take the part that you want")
     if stitch == "name":
-        raise ValueError('stitch="name" joins masks with names; a label image has labels: "label", "touch", "iou" or None')
+        raise ValueError('stitch="name" joins masks with names; a label image takes "label", "touch", "iou" or None')
     image = as_image(labels, across=across, at=at, storage_options=storage_options)
     if connected:
         stitch = "touch" if stitch == "label" else stitch
@@ -387,7 +390,11 @@ def _tile_of(image: Image, tile: Any, stitch: Stitch | None, connected: bool) ->
         tile = image.blocks
     elif tile is None:
         tile = aligned_tile(image.blocks, TILE)
-    return (tile, tile) if isinstance(tile, int) else tuple(tile)
+    try:
+        rows, cols = (operator.index(side) for side in (tile if np.ndim(tile) else (tile, tile)))
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"tile = {tile!r}: expected a whole number of pixels, or (rows, columns)") from error
+    return rows, cols
 
 
 def _prepare_files(
@@ -413,11 +420,12 @@ def _reach(files: Iterable[tuple[Chosen, tuple[int, int]]]) -> tuple[int, int]:
 def _common_metadata(inputs: Sequence[Chosen]) -> dict[str, Any]:
     """What all files say, but for the image's size."""
     first, *others = [chosen.reader.metadata for chosen in inputs]
-    own = ("image", "mosaic")
-    common = {k: v for k, v in first.items() if k not in own and all(k in o and o[k] == v for o in others)}
-    image = first.get("image")
-    if isinstance(image, Mapping):
-        common["image"] = {name: value for name, value in image.items() if name not in ("height", "width")}
+    common: dict[str, Any] = {}
+    for name, value in first.items():
+        if name == "image" and isinstance(value, Mapping):
+            common[name] = {k: v for k, v in value.items() if k not in ("height", "width")}
+        elif name not in ("image", "mosaic") and all(name in other and other[name] == value for other in others):
+            common[name] = value
     return common
 
 

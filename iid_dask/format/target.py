@@ -69,10 +69,19 @@ def atomic_parts(path: str | os.PathLike[str], nbytes: int) -> Iterator[str]:
 
 def remove_abandoned(path: str | os.PathLike[str]) -> None:
     """Remove the temporary files that writers of ``path`` left which were killed; those at work hold a lock."""
+    folder, name = os.path.split(check_target(path))
+    _remove(folder, re.escape(f".{_short(name)}."))
+
+
+def remove_all_abandoned(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files of all writers in a folder that were killed; those at work hold a lock."""
+    _remove(os.fspath(folder), r"\..+\.")
+
+
+def _remove(folder: str, start: str) -> None:
     if fcntl is None:
         return
-    folder, name = os.path.split(check_target(path))
-    pattern = re.compile(re.escape(f".{_short(name)}.") + r"[0-9a-f]{8}\.tmp")
+    pattern = re.compile(start + r"[0-9a-f]{8}\.tmp")
     for found in filter(pattern.fullmatch, os.listdir(folder)):
         with contextlib.suppress(OSError):
             number = os.open(os.path.join(folder, found), os.O_RDWR)

@@ -19,7 +19,7 @@ from iid_dask.format.source import BytesSource
 from iid_dask.format.writer import IIDWriter
 from iid_dask.mosaic.folder import inside, tile_reader
 from iid_dask.mosaic.grid import Tile
-from iid_dask.mosaic.survey import Entries, Survey, batches, entries_of
+from iid_dask.mosaic.survey import Entries, Survey, batches, entries_of, tail_crc
 from iid_dask.progress import run
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Cut:
     path : str
     tile : int
         Place of the tile.
-    nbytes, crc : int
+    nbytes, crc, tail : int
     keys : int64 array
         Which entries of the tile it holds, in the order of its own keys; those of which nothing was left are not there.
     entries : Entries
@@ -46,6 +46,7 @@ class Cut:
     tile: int
     nbytes: int
     crc: int
+    tail: int
     keys: np.ndarray
     entries: Entries
 
@@ -55,6 +56,8 @@ def beyond_core(found: Survey, segment: np.ndarray) -> np.ndarray:
     cores = np.array([tuple(tile.core) for tile in found.places], np.int64).reshape(-1, 4)[found.entries.tile]
     boxes = found.entries.boxes
     leaves = np.any(boxes[:, :2] < cores[:, :2], axis=1) | np.any(boxes[:, 2:] > cores[:, 2:], axis=1)
+    # Files put together own no pixels: what they hold is never cut.
+    leaves &= np.all(cores[:, :2] < cores[:, 2:], axis=1)
     return leaves & (found.entries.areas > 0) & (np.bincount(segment, minlength=1)[segment] == 1)
 
 
@@ -108,7 +111,15 @@ def _cut_tile(folder: str, number: int, path: str, tile: Tile, crc: int, keys: n
             writer.add(entry.domain, entry.address, box, mask, groups=entry.groups)
     data = inside(folder, name).read_bytes()
     entries = entries_of(RecordReader(BytesSource(data, name)), data, tile.origin)
-    return Cut(name, number, len(data), zlib.crc32(data), np.array([key for key, _, _ in kept], np.int64), entries)
+    return Cut(
+        name,
+        number,
+        len(data),
+        zlib.crc32(data),
+        tail_crc(data),
+        np.array([key for key, _, _ in kept], np.int64),
+        entries,
+    )
 
 
 def _refuse_changed(folder: str, path: str, crc: int) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from functools import partial
 
 import numpy as np
 
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDChangedError, IIDFormatError, IIDStoreError
-from iid_dask.format.layout import Limits
+from iid_dask.format.layout import INDEX_TRAILER, Limits
 from iid_dask.format.reader import RecordReader, open_records
 from iid_dask.format.segments import SegmentColumns
 from iid_dask.format.source import LocalSource, gather
@@ -40,7 +41,7 @@ class MosaicFiles:
 
     def __init__(self, tables: Tables, limits: Limits) -> None:
         self.tables, self.limits = tables, limits
-        wanted = ("path", "row", "col", "height", "width", "nbytes", "crc", "first_piece", "pieces")
+        wanted = ("path", "row", "col", "height", "width", "nbytes", "crc", "tail", "first_piece", "pieces")
         self.columns = tables.read("tiles", wanted)
         self.paths: list[str] = self.columns["path"].to_pylist()
         row, col, height, width = (self.columns[name] for name in ("row", "col", "height", "width"))
@@ -166,10 +167,13 @@ class MosaicFiles:
         except FileNotFoundError as error:
             raise self._changed(tile, "no such file", "a tile of the mosaic") from error
         row, col, bottom, right = self.boxes[tile].tolist()
+        size = min(INDEX_TRAILER.itemsize, reader.source.size)
+        tail = zlib.crc32(reader.source.read(reader.source.size - size, size))
         claims = reader.metadata.get("mosaic")
         claims = claims if isinstance(claims, dict) else {}
         facts = {
             "nbytes": (reader.source.size, int(self.columns["nbytes"][tile])),
+            "crc32 of the last bytes": (tail, int(self.columns["tail"][tile])),
             "job": (claims.get("job"), self.tables.manifest.job),
             "origin": (claims.get("origin"), [row, col]),
             "shape": (claims.get("shape"), [bottom - row, right - col]),

@@ -11,6 +11,7 @@ import numpy as np
 
 from iid_dask import kernels
 from iid_dask.errors import IIDStoreError
+from iid_dask.format.target import remove_all_abandoned
 from iid_dask.mosaic import cuts, evidence, identity, rules, state
 from iid_dask.mosaic.areas import count_common
 from iid_dask.mosaic.folder import VERSION, Job, load_job
@@ -88,6 +89,9 @@ def finish(
     if job.stitch in ("touch", "iou"):
         decided = rules.decided(evidence.gather(folder, job, found, progress=progress), rule)
     complete(folder, job, found, naming, decided, rule, progress=progress)
+    for part in (folder, folder / "tiles", folder / "cuts"):
+        if part.is_dir():
+            remove_all_abandoned(part)
     return opened(folder)
 
 

@@ -67,7 +67,10 @@ def names_of(naming: Naming, labels: np.ndarray) -> tuple[Strings, Strings]:
 
 def _name(label: int, value: Any) -> bytes:
     if isinstance(value, str):
-        return value.encode()
+        try:
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"names: label {label} is called {value!r:.80}, which has no UTF-8 form") from error
     if isinstance(value, bytes):
         return value
     raise TypeError(f"names: label {label} is called {value!r:.80}: expected str or bytes")
@@ -95,8 +98,8 @@ def groups_of(naming: Naming, labels: np.ndarray) -> tuple[list[str], np.ndarray
         lookup = lookup.get if hasattr(lookup, "get") else dict(lookup).get  # who is not in it is in no group
     for row, label in enumerate(labels.tolist() if lookup is not None else ()):
         value = lookup(label)
-        names = () if value is None else (value,) if isinstance(value, str) else tuple(value)
-        for name in names:
+        names = () if value is None else (value,) if isinstance(value, str) else value
+        for name in names if isinstance(names, Iterable) else (names,):
             if not isinstance(name, str):
                 raise TypeError(f"groups: label {label} is in {name!r:.80}: expected str, or several")
             groups.append(numbers.setdefault(name, len(numbers)))

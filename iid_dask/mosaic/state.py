@@ -87,6 +87,7 @@ def _file_columns(found: Survey, made: list[Cut]) -> dict[str, Any]:
         "entries": np.concatenate([entries, np.array([len(one.keys) for one in made], np.int64)]),
         "nbytes": np.concatenate([found.nbytes, np.array([one.nbytes for one in made], np.int64)]),
         "crc": np.concatenate([found.crcs, np.array([one.crc for one in made], np.int64)]),
+        "tail": np.concatenate([found.tails, np.array([one.tail for one in made], np.int64)]),
     }
 
 
@@ -183,6 +184,7 @@ def _survey(manifest: Mapping[str, Any], tiles: dict[str, Any], entries: dict[st
         np.full(len(whole), not manifest["naming"]["masks"]),
         tiles["nbytes"][whole],
         tiles["crc"][whole],
+        tiles["tail"][whole],
         Entries(
             entries["tile"],
             entries["key"],

@@ -14,6 +14,7 @@ import numpy as np
 from iid_dask import kernels
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDFormatError, IIDStoreError
+from iid_dask.format.layout import INDEX_TRAILER
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.segments import SegmentColumns
 from iid_dask.format.source import BytesSource
@@ -121,8 +122,8 @@ class Survey:
     places : list of Tile
     labelled : bool array, shape (tiles,)
         Tiles made from a label array, whose addresses are its numbers; the others hold named masks.
-    nbytes, crcs : int64 arrays, shape (tiles,)
-        Size of each file and its crc32.
+    nbytes, crcs, tails : int64 arrays, shape (tiles,)
+        Size of each file, its crc32, and that of its last bytes (`tail_crc`).
     entries : Entries
     """
 
@@ -131,7 +132,13 @@ class Survey:
     labelled: np.ndarray
     nbytes: np.ndarray
     crcs: np.ndarray
+    tails: np.ndarray
     entries: Entries
+
+
+def tail_crc(data: bytes) -> int:
+    """Return the crc32 of a file's last bytes: the index's trailer, which holds the checksums of all the rest."""
+    return zlib.crc32(data[-INDEX_TRAILER.itemsize :])
 
 
 def survey(folder: str | os.PathLike[str], paths: Sequence[str], *, progress: bool = False) -> Survey:
@@ -219,6 +226,7 @@ def joined(parts: Sequence[Survey]) -> Survey:
         column(lambda part: part.labelled, np.zeros(0, bool)),
         column(lambda part: part.nbytes, none),
         column(lambda part: part.crcs, none),
+        column(lambda part: part.tails, none),
         entries,
     )
 
@@ -239,7 +247,8 @@ def _survey_tile(folder: str, path: str, job: Job, job_id: str) -> Survey:
         )
     labelled = np.array([isinstance(facts, dict) and facts.get("input") is not None])
     entries = entries_of(reader, data, tile.origin)
-    return Survey([path], [tile], labelled, np.array([len(data)]), np.array([zlib.crc32(data)]), entries)
+    crcs = np.array([zlib.crc32(data)]), np.array([tail_crc(data)])
+    return Survey([path], [tile], labelled, np.array([len(data)]), *crcs, entries)
 
 
 def _place(name: str, facts: Any, job: Job, job_id: str) -> Tile:

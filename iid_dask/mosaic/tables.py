@@ -35,7 +35,7 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
         "path": pa.string(),
         "kind": pa.string(),
         **_tiles,
-        **_integers("entries", "nbytes", "crc", "first_piece", "pieces"),
+        **_integers("entries", "nbytes", "crc", "tail", "first_piece", "pieces"),
     },
     "entries": {**_integers("tile", "key", *BOX, "area", "first_row", "first_col"), **_names},
     "segments": {**_names, **_integers(*BOX, "area", "first_row", "first_col", "pieces")},
@@ -46,7 +46,8 @@ SCHEMAS: dict[str, dict[str, pa.DataType]] = {
 
 tiles
     A row a file: ``kind`` is "tile", or "cut" for pieces cut to a core; ``row`` and ``col`` its first pixel;
-    ``crc`` the file's crc32; ``first_piece`` and ``pieces`` its rows of the table of pieces.
+    ``crc`` the file's crc32, ``tail`` that of its last 52 bytes, the index's trailer, which holds checksums of the
+    rest; ``first_piece`` and ``pieces`` its rows of the table of pieces.
 entries
     A row an entry of a tile: ``tile`` is a row of tiles, ``key`` the entry's in that file; from these, deciding
     again needs no tile.
