@@ -10,11 +10,13 @@ from pathlib import Path
 from benchmarks import data, timing
 from iid_dask.errors import IIDWarning
 
+RUNS = ("rasterize", "open", "zarr", "queries", "overlaps", "measure", "assemble", "mosaic", "crash")
+
 
 def main() -> None:
     """Run one benchmark and print its tables as Markdown."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=main.__doc__)
-    parser.add_argument("what", choices=["rasterize", "open", "zarr", "queries", "overlaps", "measure"])
+    parser.add_argument("what", choices=RUNS)
     parser.add_argument("--data", type=Path, default=data.default_folder(), help="folder of the files made from a seed")
     parser.add_argument("--out", type=Path, help="folder for the stores that are written (default: /dev/shm or --data)")
     parser.add_argument("--repeats", type=int, default=5, help="times that each measurement is taken (default 5)")

@@ -33,6 +33,14 @@ class Sizes:
         Rows and columns of the image whose export's memory is measured, with as many discs.
     names, points : int
         Entries among which names are looked for, and pixels asked for at once.
+    joined : (rows, columns)
+        Label tiles of 1450 x 2048 pixels that are joined.
+    mosaic : (rows, columns)
+        Pixels of the mosaic of nuclei.
+    huge_side, huge_discs : int
+        Rows and columns of the mosaic beyond a file's limits, and its masks.
+    sectors : (rows, columns)
+        Small files that are assembled in one job.
     """
 
     side: int
@@ -43,10 +51,43 @@ class Sizes:
     memory_side: int
     names: int
     points: int
+    joined: tuple[int, int]
+    mosaic: tuple[int, int]
+    huge_side: int
+    huge_discs: int
+    sectors: tuple[int, int]
 
 
-FULL = Sizes(50_000, 200_000, 8_192, 20_000, 32_768, 65_535, 1_000_000, 1_000_000)
-SMALL = Sizes(9_000, 6_500, 1_024, 300, 8_192, 12_000, 20_000, 20_000)
+FULL = Sizes(
+    side=50_000,
+    discs=200_000,
+    dense_side=8_192,
+    cells=20_000,
+    zarr_side=32_768,
+    memory_side=65_535,
+    names=1_000_000,
+    points=1_000_000,
+    joined=(10, 10),
+    mosaic=(40_000, 60_000),
+    huge_side=300_000,
+    huge_discs=100_000,
+    sectors=(150, 200),
+)
+SMALL = Sizes(
+    side=9_000,
+    discs=6_500,
+    dense_side=1_024,
+    cells=300,
+    zarr_side=8_192,
+    memory_side=12_000,
+    names=20_000,
+    points=20_000,
+    joined=(2, 3),
+    mosaic=(3_000, 4_000),
+    huge_side=70_000,
+    huge_discs=2_000,
+    sectors=(8, 10),
+)
 
 
 def default_folder() -> Path:
@@ -62,7 +103,7 @@ def sparse(folder: Path, side: int, discs: int, *, index: bool = True) -> Path:
     plain, indexed = (folder / f"sparse-{side}-{discs}{kind}.iid" for kind in ("-plain", ""))
     if not plain.exists():
         print(f"making {plain}", flush=True)
-        shapes = {size: _disc(size) for size in DIAMETERS}
+        shapes = {size: np.packbits(disc(size)).tobytes() for size in DIAMETERS}
         rng = np.random.default_rng(SEED)
         sizes = rng.choice(DIAMETERS, discs)
         places = (rng.random((discs, 2)) * (side - sizes[:, None])).astype(np.int64)
@@ -104,9 +145,10 @@ def _image(side: int) -> dict[str, dict[str, int]]:
     return {"image": {"height": side, "width": side}}
 
 
-def _disc(size: int) -> bytes:
+def disc(size: int) -> np.ndarray:
+    """Return the mask of a disc, so many pixels across."""
     offset = np.arange(size) - (size - 1) / 2
-    return np.packbits(offset[:, None] ** 2 + offset**2 <= (size / 2) ** 2).tobytes()
+    return offset[:, None] ** 2 + offset**2 <= (size / 2) ** 2
 
 
 def _voronoi(side: int, cells: int) -> Iterator[tuple[int, BBox, np.ndarray]]:
