@@ -43,6 +43,33 @@ def as_nbytes(what: str, value: Any) -> int:
     return nbytes
 
 
+def ranges(sizes: np.ndarray, most: int) -> Iterator[tuple[int, int]]:
+    """Cut a row of things into ranges whose sizes sum to at most ``most``, or that are one thing.
+
+    Parameters
+    ----------
+    sizes : integer array, shape (n,)
+        Of each thing, 0 or more.
+    most
+
+    Yields
+    ------
+    start, stop : int
+        A range as slices have it; each begins where the last one stopped, and is as long as it may be.
+
+    Examples
+    --------
+    >>> list(ranges(np.array([4, 4, 20, 4]), most=8))
+    [(0, 2), (2, 3), (3, 4)]
+    """
+    ends = np.cumsum(sizes)
+    start, before = 0, 0
+    while start < len(ends):
+        stop = max(start + 1, int(np.searchsorted(ends, before + most, side="right")))
+        yield start, stop
+        start, before = stop, int(ends[stop - 1])
+
+
 def split(keys: np.ndarray, weights: np.ndarray, blocksize: int) -> list[tuple[int, int]]:
     """Cut entries into ranges of keys of about ``blocksize`` bytes.
 
@@ -64,10 +91,4 @@ def split(keys: np.ndarray, weights: np.ndarray, blocksize: int) -> list[tuple[i
     >>> split(np.array([2, 3, 7, 9]), np.array([4, 4, 20, 4]), blocksize=8)
     [(2, 3), (7, 7), (9, 9)]
     """
-    reach = np.concatenate(([0], np.cumsum(weights)))
-    ranges, start = [], 0
-    while start < len(keys):
-        stop = max(start + 1, int(np.searchsorted(reach, reach[start] + blocksize, side="right")) - 1)
-        ranges.append((int(keys[start]), int(keys[stop - 1])))
-        start = stop
-    return ranges
+    return [(int(keys[start]), int(keys[stop - 1])) for start, stop in ranges(weights, blocksize)]

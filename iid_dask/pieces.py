@@ -12,6 +12,7 @@ import numpy as np
 
 from iid_dask import kernels
 from iid_dask.bbox import BBox
+from iid_dask.cutting import ranges
 from iid_dask.errors import IIDWarning
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.segments import SegmentColumns
@@ -254,13 +255,8 @@ def batches(offsets: np.ndarray, lengths: np.ndarray, gap: int) -> Iterator[slic
     """Cut pieces into runs of at most `BATCH` bytes, those read in vain between two included, or one piece."""
     between = np.zeros(len(lengths), np.int64)
     between[1:] = offsets[1:] - offsets[:-1] - lengths[:-1]
-    reach = np.cumsum(lengths + np.where((between > 0) & (between <= gap), between, 0))
-    start = 0
-    while start < len(lengths):
-        before = reach[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(reach, before + BATCH, side="right")))
-        yield slice(start, stop)
-        start = stop
+    read = lengths + np.where((between > 0) & (between <= gap), between, 0)
+    yield from (slice(start, stop) for start, stop in ranges(read, BATCH))
 
 
 def image_box(view: View, target: Target) -> BBox:

@@ -11,8 +11,13 @@ from typing import Any
 import dask
 from dask.callbacks import Callback
 
+LOCAL = ("threads", "synchronous", "processes")
+"""dask's own schedulers."""
 
-def run(tasks: Sequence[Any], title: str, *, progress: bool, pixels: Sequence[int] | None = None) -> list[Any]:
+
+def run(
+    tasks: Sequence[Any], title: str, *, progress: bool, work: Sequence[tuple[int, int]] | None = None
+) -> list[Any]:
     """Compute delayed tasks and return their results in order.
 
     Parameters
@@ -23,8 +28,8 @@ def run(tasks: Sequence[Any], title: str, *, progress: bool, pixels: Sequence[in
         Said beside the bar.
     progress
         Show a bar on stderr.
-    pixels
-        Of each task, to show how many are done a second.
+    work
+        Steps of the bar and pixels of each task; default: one step, and no speed is shown.
     """
     if not progress or not tasks:
         return _run(tasks, lambda key: None)
@@ -38,16 +43,17 @@ def run(tasks: Sequence[Any], title: str, *, progress: bool, pixels: Sequence[in
         TextColumn("{task.fields[speed]}"),
         TimeRemainingColumn(),
     )
-    weights = dict(zip((task.key for task in tasks), pixels or (), strict=False))
+    share = dict(zip((task.key for task in tasks), work or [(1, 0)] * len(tasks), strict=True))
     start, done = time.monotonic(), 0
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        row = bar.add_task(title, total=len(tasks), speed="")
+        row = bar.add_task(title, total=sum(steps for steps, _ in share.values()), speed="")
 
         def tick(key: Any) -> None:
             nonlocal done
-            done += weights.get(key, 0)
-            speed = f"{done / 1e6 / max(time.monotonic() - start, 1e-3):.0f} Mpx/s" if done else ""
-            bar.update(row, advance=1, speed=speed)
+            steps, pixels = share[key]
+            done += pixels
+            speed = f"{done / 1e6 / max(time.monotonic() - start, 1e-3):.3g} Mpx/s" if done else ""
+            bar.update(row, advance=steps, speed=speed)
 
         return _run(tasks, tick)
 
@@ -77,7 +83,16 @@ def _run(tasks: Sequence[Any], done: Callable[[Any], object]) -> list[Any]:
                 done(key)
 
     with Tick():
-        return list(dask.compute(*tasks))
+        return list(dask.compute(*tasks, scheduler=_local()))
+
+
+def _local() -> Any:
+    """Return dask's own schedulers as functions: of a name dask asks distributed first, which takes long to import."""
+    from dask.local import get_sync
+    from dask.threaded import get
+
+    name = dask.config.get("scheduler", None)
+    return {None: get, "threads": get, "threading": get, "synchronous": get_sync, "sync": get_sync}.get(name, name)
 
 
 @contextmanager
@@ -96,14 +111,19 @@ def scheduled(scheduler: str | None) -> Iterator[None]:
 
         with Client(scheduler, timeout="30s"):
             yield
-    else:
+    elif scheduler in LOCAL:
         with dask.config.set(scheduler=scheduler):
             yield
+    else:
+        raise ValueError(
+            f"scheduler = {scheduler!r}: expected one of {', '.join(LOCAL)}, or an address, tcp://HOST:PORT"
+        )
 
 
 def _client() -> Any:
     """Return the distributed client in scope, without importing distributed for those who do not use it."""
-    if "distributed" not in sys.modules or dask.config.get("scheduler", None) is not None:
+    # A client that is everybody's default names itself in the configuration.
+    if "distributed" not in sys.modules or dask.config.get("scheduler", None) not in (None, "dask.distributed"):
         return None
     from distributed import get_client
 

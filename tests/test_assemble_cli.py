@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -51,6 +52,12 @@ def sectors(image: np.ndarray) -> list[str]:
     return names
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    """That files are forced to disk is tested elsewhere."""
+    monkeypatch.setattr(os, "fsync", lambda number: None)
+
+
 def names_in(folder: str | Path = ".") -> list[str]:
     return sorted(path.name for path in Path(folder).iterdir())
 
@@ -79,8 +86,8 @@ def test_dry_run_says_tiles_tasks_and_memory_and_writes_nothing(image):
     output = works("assemble", "labels.npy", "-o", "out.iid", "--tile", 30, "--dry-run")
     assert "129 x 140 pixels, 25 tiles in" in output
     assert re.search(r"in \d+ tasks", output)
-    assert re.search(r"a worker needs about \d+ M", output)
-    assert re.search(r"reads \d+ \w+ of labels", output)
+    assert re.search(r"a worker needs about [\d.]+ M", output)
+    assert re.search(r"reads [\d.]+ \w+ of labels", output)
     assert names_in() == ["labels.npy"]
 
 
@@ -160,6 +167,26 @@ def test_stitch_decides_again_after_saying_what_it_would_do(image):
     assert int(re.search(r"m: (\d+) entries", again)[1]) < pieces
 
 
+LOCAL = ("assemble", "labels.npy", "-o", "o.iid", "--stitch", "touch", "--tile", 40)
+
+
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_stitch_refuses_what_finish_would_have_refused(image, dry):
+    np.save("local.npy", local_labels())
+    works("assemble", "local.npy", "-o", "m", "--tile", 40, "--stitch", "touch")
+    works("assemble", "labels.npy", "-o", "labels", "--tile", 40)
+    before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    for words, code, said in (
+        (("m", "--rule", "iou"), 2, "this mosaic has no halo: take Touch, or prepare it with halo="),
+        (("m", "--rule", "iou:share=1"), 2, "iou: unknown option 'share'; known: min_iou=0.5, mutual=true"),
+        (("labels",), 1, "stitch = 'label', in which nothing is decided"),
+    ):
+        result = call("stitch", *words, *dry)
+        assert result.exit_code == code, result.output
+        assert said in result.output
+    assert {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -173,6 +200,15 @@ def test_stitch_decides_again_after_saying_what_it_would_do(image):
         (("assemble", "labels.npy", "-o", "m", "--part", "3/2"), 2, "expected I/N"),
         (("assemble", "labels.npy", "-o", "o.iid", "--workers", 2, "--scheduler", "tcp://127.0.0.1:1"), 2, "not both"),
         (("assemble", "labels.npy", "-o", "o.iid", "--rule", "sew:x=1"), 2, "sew"),
+        (
+            ("assemble", "labels.npy", "-o", "o.iid", "--rule", "touch"),
+            2,
+            "so there is nothing to decide; leave it out",
+        ),
+        ((*LOCAL, "--rule", "touch:share=1"), 2, "touch: unknown option 'share'; known: min_share=0.5, min_pixels=2"),
+        ((*LOCAL, "--rule", "touch:min_share=much"), 2, "touch: min_share = 'much': expected a value such as 0.5"),
+        ((*LOCAL, "--rule", "iou"), 2, "this mosaic has no halo: take Touch, or prepare it with halo="),
+        (("assemble", "labels.npy", "-o", "full"), 1, "holds 'a.txt' and is no mosaic's"),
         (("assemble", "float.npy", "-o", "o.iid"), 2, "float64"),
         (("assemble", "negative.npy", "-o", "o.iid"), 2, "-7"),
         (("assemble", "labels.npy", "labels.npy", "-o", "o.iid"), 2, "across"),
@@ -187,14 +223,19 @@ def test_stitch_decides_again_after_saying_what_it_would_do(image):
 def test_errors_are_one_sentence_and_an_exit_code(image, words, code, said):
     np.save("float.npy", np.zeros((3, 4)))
     np.save("negative.npy", np.array([[0, -7]]))
+    Path("full").mkdir()
+    Path("full", "a.txt").write_text("mine")
     before = names_in()
     result = call(*words)
     assert result.exit_code == code, result.output
     assert said in result.output
     assert "Usage:" in result.output or result.output.startswith("iid: ")
-    assert "o.iid" not in names_in()
-    # What was done is kept for the next call, and nothing else.
-    assert all(name.endswith(".scratch") for name in set(names_in()) - set(before))
+    assert names_in("full") == ["a.txt"]
+    left = set(names_in()) - set(before)
+    if "negative.npy" in words:  # pixels are read last: what was done is kept for the next call
+        assert [name.endswith(".scratch") for name in left] == [True]
+    else:
+        assert left == set()
 
 
 def test_an_old_file_stands_after_an_error(image):

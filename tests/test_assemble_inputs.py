@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 
@@ -9,7 +10,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from assembled import DATA, entries, golden, written
+from assembled import DATA, entries, golden, whole, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from label_images import box_of, canonical_order, noise
@@ -54,6 +55,47 @@ def test_every_kind_of_input_gives_the_same_file(tmp_path):
         assert written(tmp_path / "out", labels, tile=40)[: len(expected)] == expected, kind
 
 
+def as_ome_zarr(folder, image):
+    """An OME-Zarr label image of version 0.5, one channel, the image and its half."""
+    import zarr
+
+    group = zarr.create_group(str(folder))
+    for level, pixels in enumerate((image, image[::2, ::2])):
+        group.create_array(f"s{level}", data=pixels[None], chunks=(1, 25, 40))
+    axes = [{"name": "c", "type": "channel"}, {"name": "y", "type": "space"}, {"name": "x", "type": "space"}]
+    scales = [{"axes": axes, "datasets": [{"path": "s0"}, {"path": "s1"}]}]
+    group.attrs["ome"] = {"version": "0.5", "multiscales": scales, "image-label": {}}
+    return folder
+
+
+def test_stored_images_and_urls_give_the_same_file(tmp_path):
+    import fsspec
+    import imagecodecs
+    import zarr
+
+    image, expected = golden("cells")
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(imagecodecs.png_encode(image))
+    np.save(tmp_path / "in" / "a.npy", image)
+    zarr.create_array(str(tmp_path / "in" / "a.zarr"), data=image, chunks=(20, 30))
+    fsspec.filesystem("memory").put(str(tmp_path / "in" / "a.zarr"), "/assembled/a.zarr", recursive=True)
+    chunked = da.from_array(image, chunks=(31, 45))
+    inputs = {
+        "png": (tmp_path / "in" / "a.png", {}),
+        "ome": (as_ome_zarr(tmp_path / "in" / "ome.zarr", image), {}),
+        "url of a zarr": ((tmp_path / "in" / "a.zarr").as_uri(), {}),
+        "url of a npy": ((tmp_path / "in" / "a.npy").as_uri(), {}),
+        "zarr in memory": ("memory://assembled/a.zarr", {"asynchronous": True}),
+        "xarray over dask": (xr.DataArray(chunked, dims=("y", "x")), {}),
+        "xarray over dask, columns first": (xr.DataArray(chunked.T, dims=("x", "y")), {}),
+    }
+    for kind, (labels, options) in inputs.items():
+        for tile in (40, None):
+            found = written(tmp_path / "out", labels, tile=tile, storage_options=options)
+            assert found[: len(expected)] == expected, (kind, tile)
+
+
 def test_a_grid_of_sectors_is_one_image(tmp_path):
     image, expected = golden("discs")
     (tmp_path / "in").mkdir()
@@ -78,7 +120,6 @@ def test_a_grid_of_sectors_is_one_image(tmp_path):
 @pytest.mark.parametrize(
     ("labels", "error", "said"),
     [
-        (np.array([[0, -3]]), ValueError, "-3"),
         (np.zeros((4, 4)), TypeError, "float64"),
         (np.zeros((2, 3, 4), np.uint8), (TypeError, ValueError), r"2-D|two|2, 3, 4|dimension"),
         (np.zeros(5, np.uint8), (TypeError, ValueError), r"2-D|two|\(5,|dimension"),
@@ -92,7 +133,32 @@ def test_what_is_no_label_image_is_refused_and_nothing_is_left(tmp_path, monkeyp
     target.write_bytes(b"old")
     with pytest.raises(error, match=said):
         iid_dask.to_iid(labels, target, progress=False)
+    assert files_below(tmp_path) == {"out.iid": b"old"}
+
+
+def test_a_pixel_that_is_no_label_is_found_in_its_tile_and_the_next_call_goes_on(tmp_path):
+    image = noise(20, 30).astype(np.int16)
+    image[15, 25] = -3
+    target = tmp_path / "out.iid"
+    target.write_bytes(b"old")
+    with pytest.raises(ValueError, match="-3") as raised:
+        iid_dask.to_iid(image, target, tile=10, scheduler="synchronous", progress=False)
     assert target.read_bytes() == b"old"
+    (scratch,) = {path for path in tmp_path.iterdir() if path != target}
+    assert str(scratch) in "".join(raised.value.__notes__)
+    assert not any("r0000010_c0000020" in path.name for path in (scratch / "tiles").iterdir())
+    image[15, 25] = 3
+    iid_dask.to_iid(image, target, tile=10, progress=False)
+    assert list(tmp_path.iterdir()) == [target]
+    assert target.read_bytes() == whole(tmp_path / "w.iid", image)
+
+
+def files_below(folder):
+    """Path -> bytes of all files, hidden ones too, and of folders None."""
+    return {
+        str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+    }
 
 
 # --- metadata and options --------------------------------------------------------------------------------------------
@@ -102,6 +168,37 @@ def test_metadata_is_kept_and_the_image_size_added(tmp_path):
     image = noise(9, 12)
     with iid_dask.open(written(tmp_path, image, metadata={"camera": "ü", "image": {"name": "x"}})) as f:
         assert f.metadata == {"camera": "ü", "image": {"name": "x", "height": 9, "width": 12}}
+
+
+@pytest.mark.parametrize("tile", [16, 100])
+def test_metadata_keep_their_order(tmp_path, tile):
+    image, _ = golden("borders")
+    height, width = image.shape
+    metadata = {"zoom": 1, "camera": {"b": 1, "a": 2}, "image": {"width": width, "height": height, "name": "x"}}
+    with iid_dask.IIDWriter(tmp_path / "w.iid", metadata=metadata) as writer:
+        for label in np.unique(image[image > 0]).tolist():
+            box = iid_dask.BBox(*box_of(image == label))
+            writer.add(b"", str(label).encode(), box, image[box.slices] == label)
+    expected = (tmp_path / "w.iid").read_bytes()
+    iid_dask.to_iid(image, tmp_path / "out.iid", tile=tile, metadata=metadata, progress=False)
+    assert (tmp_path / "out.iid").read_bytes() == expected
+    iid_dask.to_iid(tmp_path / "w.iid", tmp_path / "copy.iid", progress=False)
+    assert (tmp_path / "copy.iid").read_bytes() == expected
+    iid_dask.to_mosaic(image, tmp_path / "m", tile=tile, metadata=metadata, progress=False).close()
+    iid_dask.to_iid(tmp_path / "m", tmp_path / "again.iid", progress=False)
+    assert (tmp_path / "again.iid").read_bytes() == expected
+
+
+def test_metadata_of_files_put_together_keep_the_order_of_the_first(tmp_path):
+    for name, zoom in (("a", 1), ("b", 2)):
+        image = {"width": 12, "name": name, "height": 9}
+        metadata = {"z": 1, "zoom": zoom, "camera": {"b": 1, "a": 2}, "image": image, "a": [3]}
+        iid_dask.to_iid(noise(9, 12), tmp_path / f"{name}.iid", metadata=metadata, progress=False)
+    files = [tmp_path / "a.iid", tmp_path / "b.iid"]
+    iid_dask.to_iid(files, tmp_path / "out.iid", at=[(0, 0), (9, 3)], progress=False)
+    found = metadata_of(tmp_path / "out.iid")
+    expected = {"z": 1, "camera": {"b": 1, "a": 2}, "image": {"width": 15, "name": "a", "height": 18}, "a": [3]}
+    assert json.dumps(found) == json.dumps(expected)
 
 
 @pytest.mark.parametrize(
@@ -128,27 +225,97 @@ def test_metadata_is_refused_before_the_target_is_touched(tmp_path, metadata, er
     assert read == []
 
 
+REFUSED = [
+    ({"tile": 0}, ValueError, r"tile = \(0, 0\): expected .*1 … 65535"),
+    ({"tile": "20"}, TypeError, "tile = '20'"),
+    ({"tile": 20.5}, TypeError, r"tile = 20\.5"),
+    ({"tile": 70_000}, ValueError, "tile = .*65535"),
+    ({"stitch": "sew"}, ValueError, "stitch = 'sew'"),
+    ({"stitch": "name"}, ValueError, 'stitch="name" joins masks'),
+    ({"stitch": "touch"}, ValueError, "labels are local to tiles: say which"),
+    ({"stitch": "iou", "tile": 5}, ValueError, "halo="),
+    ({"names": ["a", "b", "c"]}, TypeError, "names is a list: expected a mapping or a function"),
+    ({"groups": 3}, TypeError, "groups is a int: expected a mapping or a function"),
+    ({"domain": "cell"}, TypeError, "domain = 'cell': expected bytes"),
+    ({"rule": "x"}, TypeError, r"rule = 'x': expected iid_dask\.Touch\(…\) or iid_dask\.IoU\(…\)"),
+    ({"rule": iid_dask.Touch()}, ValueError, "stitch = 'label', so there is nothing to decide"),
+    ({"rule": iid_dask.Touch(), "stitch": None, "tile": 5}, ValueError, "stitch = None, so there is nothing to decide"),
+    ({"rule": iid_dask.Touch(), "connected": True}, ValueError, "connected components join wherever they touch"),
+    (
+        {"rule": iid_dask.IoU(), "stitch": "touch", "tile": 5},
+        ValueError,
+        "IoU compares what two tiles both hold, and this mosaic has no halo: take Touch, or prepare it with halo=",
+    ),
+    ({"across": 2}, ValueError, "across= and at= place a list of paths"),
+    ({"keys": [1]}, ValueError, "keys= and window= are for existing files"),
+    ({"resume": "x"}, ValueError, "resume = 'x'"),
+    ({"nix": 1}, TypeError, "nix"),
+]
+
+
+@pytest.mark.parametrize(("options", "error", "said"), REFUSED, ids=lambda value: str(value)[:40])
+def test_bad_options_are_refused_before_a_tile_is_written(tmp_path, options, error, said):
+    (tmp_path / "out.iid").write_bytes(b"old")
+    with pytest.raises(error, match=said):
+        iid_dask.to_iid(noise(9, 12), tmp_path / "out.iid", progress=False, **options)
+    with pytest.raises(error, match=said):
+        iid_dask.to_mosaic(noise(9, 12), tmp_path / "mosaic", progress=False, **options)
+    assert files_below(tmp_path) == {"out.iid": b"old"}
+
+
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"tile": 0}, (ValueError, iid_dask.IIDLimitError), "tile = "),
-        ({"tile": "20"}, (TypeError, ValueError), "tile = '20'"),
-        ({"tile": 20.5}, (TypeError, ValueError), "tile = "),
-        ({"tile": 70_000}, (ValueError, iid_dask.IIDLimitError), "tile = "),
-        ({"stitch": "sew"}, ValueError, "stitch = 'sew'"),
-        ({"names": {1: "a"}}, (KeyError, ValueError), "2|3"),
-        ({"names": lambda label: 5}, TypeError, "names|address"),
-        ({"domain": "text"}, TypeError, "bytes"),
-        ({"groups": lambda label: 5}, TypeError, "group"),
-        ({"nix": 1}, TypeError, "nix"),
+        ({"names": {1: "a"}}, KeyError, "2 of 3 labels, the first is 2"),
+        ({"names": lambda label: 5}, TypeError, "names: label 1 is called 5"),
+        ({"groups": lambda label: 5}, TypeError, "groups: label 1 is in 5"),
+        ({"groups": lambda label: b"g"}, TypeError, "groups: label 1 is in b'g'"),
     ],
 )
-def test_bad_options_are_refused_and_the_old_target_stands(tmp_path, options, error, said):
+def test_what_names_and_groups_lack_is_told_and_the_old_target_stands(tmp_path, options, error, said):
     target = tmp_path / "out.iid"
     target.write_bytes(b"old")
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=said) as raised:
         iid_dask.to_iid(noise(9, 12), target, progress=False, **options)
     assert target.read_bytes() == b"old"
+    (scratch,) = {path for path in tmp_path.iterdir() if path != target}
+    assert str(scratch) in "".join(raised.value.__notes__)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"domain": b"d"}, {"names": str}, {"groups": str}, {"rule": iid_dask.Touch(), "stitch": "touch"}],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_finish_is_given_is_refused_beside_a_part(tmp_path, options):
+    with pytest.raises(ValueError, match=r"part=: names, domain, groups and rule are given to iid_dask\.finish"):
+        iid_dask.to_mosaic(noise(9, 12), tmp_path / "m", tile=5, part=(1, 2), progress=False, **options)
+    with pytest.raises(ValueError, match=r"expected \(I, N\) with I from 1 to N"):
+        iid_dask.to_mosaic(noise(9, 12), tmp_path / "m", tile=5, part=(3, 2), progress=False)
+    assert files_below(tmp_path) == {}
+
+
+def test_a_folder_of_something_else_becomes_no_mosaic(tmp_path):
+    import zarr
+
+    image = noise(20, 30)
+    zarr.create_array(str(tmp_path / "a.zarr"), data=image, chunks=(10, 10))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    before = files_below(tmp_path)
+    for folder in (tmp_path / "a.zarr", tmp_path / "notes", tmp_path):
+        with pytest.raises(iid_dask.IIDStoreError, match=r"holds '.*' and is no mosaic's; give a new folder"):
+            iid_dask.to_mosaic(tmp_path / "a.zarr", folder, tile=10, progress=False)
+        with pytest.raises(iid_dask.IIDStoreError, match=r"holds '.*' and is no mosaic's; give a new folder"):
+            iid_dask.prepare(folder, (20, 30), tile=10)
+    with pytest.raises(OSError, match=r"a\.txt"):
+        iid_dask.to_mosaic(image, tmp_path / "notes" / "a.txt", tile=10, progress=False)
+    assert files_below(tmp_path) == before
+    (tmp_path / "empty").mkdir()
+    with iid_dask.to_mosaic(image, tmp_path / "empty", tile=10, progress=False) as mosaic:
+        assert len(mosaic) == 3
+    with pytest.raises(iid_dask.IIDStoreError, match="begun with other options: tile is"):
+        iid_dask.to_mosaic(image, tmp_path / "empty", tile=15, progress=False)
 
 
 def test_a_tile_is_any_kind_of_whole_number(tmp_path):
@@ -202,6 +369,75 @@ def test_files_side_by_side_join_what_has_one_name(tmp_path):
         assert {(e.domain, e.address): e.area for e in two.values()} == {
             (e.domain, e.address): 2 * e.area for e in one.values()
         }
+
+
+def entries_at(files, places):
+    """(domain, address, groups, tight box, mask) of the entries of files put at places, sorted."""
+    found = []
+    for file, (row, col) in zip(files, places, strict=True):
+        with iid_dask.open(file) as f:
+            for entry in f.values():
+                mask = entry.mask()
+                tight = iid_dask.BBox(*box_of(mask))
+                shift = (row + entry.bbox.min_row, col + entry.bbox.min_col) * 2 if mask.any() else (0, 0, 0, 0)
+                box = tuple(int(side) for side in np.add(tuple(tight), shift))
+                found.append((entry.domain, entry.address, sorted(entry.groups), box, mask[tight.slices].tobytes()))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("places", [[(0, 0), (0, 512)], [(0, 0), (100, 37)], [(30, 5), (0, 0)], [(0, 0), (0, 0)]])
+def test_without_stitching_files_keep_all_their_entries_wherever_they_lie(tmp_path, places):
+    files = [DATA / "nuclei.iid", DATA / "nuclei.iid"]
+    expected = entries_at(files, places)
+    iid_dask.to_iid(files, tmp_path / "out.iid", at=places, stitch=None, progress=False)
+    assert sorted(entries(tmp_path / "out.iid")) == expected
+    with iid_dask.to_mosaic(files, tmp_path / "m", at=places, stitch=None, progress=False) as mosaic:
+        assert len(mosaic) == len(expected) == 2 * len(entries(files[0]))
+        assert mosaic.check() == []
+        mosaic.to_iid(tmp_path / "again.iid")
+    assert (tmp_path / "again.iid").read_bytes() == (tmp_path / "out.iid").read_bytes()
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=seeds, places=st.lists(st.tuples(st.integers(0, 80), st.integers(0, 120)), min_size=1, max_size=2))
+def test_without_stitching_files_at_any_places_keep_their_entries(tmp_path, seed, places):
+    places = [(0, 0), *places]
+    files = [tmp_path / f"{n}.iid" for n in range(len(places))]
+    for n, file in enumerate(files):
+        random_file(file, (seed + n) % 2**32, entries=8)
+    iid_dask.to_iid(files, tmp_path / "out.iid", at=places, stitch=None, progress=False)
+    assert sorted(entries(tmp_path / "out.iid")) == entries_at(files, places)
+    with iid_dask.open(tmp_path / "out.iid") as f:
+        assert f.check() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"across": 2}, ValueError, "across= and tile= are for label images"),
+        ({"tile": 40}, ValueError, "across= and tile= are for label images"),
+        ({"at": (0, 0.9)}, TypeError, "at = 0: expected two integers"),
+        ({"at": [(0, 0), (0, 0.9)]}, TypeError, r"at = \(0, 0\.9\): expected two integers"),
+        ({"at": [(0, 0), (0, -1)]}, ValueError, "of 0 or more for each of 2 files"),
+        ({"at": [(0, 0)]}, ValueError, "for each of 2 files"),
+        ({"stitch": "touch"}, ValueError, "joined by name or not at all"),
+        ({"halo": 3}, ValueError, "joined by name or not at all"),
+        ({"connected": True}, ValueError, "joined by name or not at all"),
+        ({"domain": b"d"}, ValueError, "entries of files keep theirs"),
+        ({"names": str}, ValueError, "entries of files keep theirs"),
+        ({"groups": str}, ValueError, "entries of files keep theirs"),
+        ({"rule": iid_dask.Touch()}, ValueError, "stitch = 'name', so there is nothing to decide"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_options_of_label_images_are_refused_for_files_before_anything_is_written(tmp_path, options, error, said):
+    us = iid_dask.sample("us")
+    options = {"at": [(0, 0), (0, 10)], **options}
+    with pytest.raises(error, match=said):
+        iid_dask.to_iid([us, us], tmp_path / "out.iid", progress=False, **options)
+    with pytest.raises(error, match=said):
+        iid_dask.to_mosaic([us, us], tmp_path / "m", progress=False, **options)
+    assert files_below(tmp_path) == {}
 
 
 def joined_by_name(files, places, shape):

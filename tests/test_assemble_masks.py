@@ -19,6 +19,7 @@ from twins import seeds
 
 import iid_dask
 
+REFERENCE = (ASSEMBLE / "masks.iid").read_bytes()
 SMALL_TILES = [TILE, (1, 80), (60, 1), 13, 16, 33, 100]
 
 
@@ -58,8 +59,7 @@ def sewn(tmp_path, named, tile, **options):
 
 @pytest.mark.parametrize("tile", SMALL_TILES)
 def test_named_masks_cut_over_tiles_are_the_references_whole_ones(tmp_path, tile):
-    expected = (ASSEMBLE / "masks.iid").read_bytes()
-    assert sewn(tmp_path, masks(), tile, stitch="name")[: len(expected)] == expected
+    assert sewn(tmp_path, masks(), tile, stitch="name")[: len(REFERENCE)] == REFERENCE
 
 
 def test_the_reference_file_of_masks_is_what_it_says():
@@ -188,6 +188,66 @@ def test_a_mosaic_of_overlapping_masks_opens_as_its_file_does(tmp_path):
         assert set(one) == set(other)
         for name in other:
             np.testing.assert_array_equal(one[name].values, other[name].values, err_msg=str(name))
+
+
+# --- tiles one by one ------------------------------------------------------------------------------------------------
+
+
+def gapped_cells(height, width):
+    """Cells with gaps between them, numbered by their first pixel."""
+    image = cells(height, width, 12)
+    image[(np.diff(image, axis=0, append=0) != 0) | (np.diff(image, axis=1, append=0) != 0)] = 0
+    return components(image)
+
+
+def local(block):
+    """The same objects, numbered from 1 in this tile."""
+    return np.unique(np.append(block, 0), return_inverse=True)[1][:-1].reshape(block.shape)
+
+
+def grown(core, halo, shape):
+    """A tile's box around what it owns."""
+    row, col, bottom, right = core
+    return iid_dask.BBox(
+        max(row - halo, 0), max(col - halo, 0), min(bottom + halo, shape[0]), min(right + halo, shape[1])
+    )
+
+
+def tiles_of(kind, shape, tile, halo):
+    """(content, origin, shape, core) of each tile: named masks, or labels of its own."""
+    image = gapped_cells(*shape)
+    for row, col in itertools.product(range(0, shape[0], tile[0]), range(0, shape[1], tile[1])):
+        core = iid_dask.BBox(row, col, min(row + tile[0], shape[0]), min(col + tile[1], shape[1]))
+        box = grown(core, halo, shape)
+        content = list(pieces(masks(*shape), box)) if kind == "name" else local(image[box.slices])
+        yield content, (box.min_row, box.min_col), box.shape, core
+
+
+@pytest.mark.parametrize("grid", [True, False])
+@pytest.mark.parametrize(("kind", "halo"), [("name", 0), ("touch", 0), ("touch", 3), ("iou", 3)])
+def test_tiles_in_any_order_and_twice_give_the_same_bytes(tmp_path, kind, halo, grid):
+    shape, tile = (60, 80), (23, 31)
+    options = {"tile": tile, "halo": halo} if grid else {}
+    tiles = list(tiles_of(kind, shape, tile, halo))
+    found = []
+    for seed in range(3):
+        calls = tiles if seed == 0 else tiles * 2
+        if seed:
+            random.Random(seed).shuffle(calls)
+        folder = tmp_path / f"{seed}"
+        for content, origin, size, core in calls:
+            iid_dask.prepare(folder, shape, stitch=kind, **options)
+            iid_dask.write_tile(folder, content, origin, shape=size, core=core)
+        found.append(collected(folder, tmp_path / "out.iid"))
+        assert collected(folder, tmp_path / "out.iid") == found[-1]
+    assert found == [found[0]] * 3
+    if kind == "name":
+        assert found[0][: len(REFERENCE)] == REFERENCE
+    elif halo:
+        assert found[0] == whole(tmp_path / "w.iid", gapped_cells(*shape))
+    else:
+        with iid_dask.open(found[0]) as f:
+            assert 12 <= len(f) < sum(int(content.max()) for content, *_ in tiles)
 
 
 # --- connected components --------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from iid_dask.mosaic import consolidate as consolidating
 from iid_dask.mosaic import placing, ranges
 from iid_dask.mosaic.consolidate import write_consolidated
 from iid_dask.mosaic.ranges import TileFiles, combine_crc32
-from iid_dask.mosaic.stored import Pieces
+from iid_dask.mosaic.stored import Shown
 
 METADATA = {"image": {"height": 1, "width": 1}, "note": "ü"}
 
@@ -56,7 +56,7 @@ class Folder:
     def pieces(self):
         """In no order."""
         rows = np.array(self.rows, np.int64).reshape(-1, 3)
-        return Pieces(*rows[np.random.default_rng(0).permutation(len(rows))].T)
+        return Shown(*rows[np.random.default_rng(0).permutation(len(rows))].T)
 
     @property
     def names(self):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import DATA
 from hypothesis import given, settings
@@ -19,7 +22,8 @@ from twins import seeds
 from iid_dask.errors import IIDStoreError
 from iid_dask.mosaic.evidence import gather
 from iid_dask.mosaic.finish import finish
-from iid_dask.mosaic.folder import load_job, prepare, tile_reader
+from iid_dask.mosaic.folder import Job, load_job, prepare, tile_reader
+from iid_dask.mosaic.rules import checked
 from iid_dask.mosaic.seams import IoU, Touch, decide, parse_rule, seams_table, undo
 from iid_dask.mosaic.survey import survey
 from iid_dask.mosaic.tile import write_tile
@@ -28,6 +32,12 @@ NUCLEI = np.load(DATA / "nuclei.labels.npz")
 NUCLEI = NUCLEI[NUCLEI.files[0]].astype(np.int64)
 
 COUNTS = ("contact_a", "contact_b", "face_a", "face_b", "intersection", "union")
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch):
+    """Hundreds of tiles are written here, and no power fails: that files are forced to disk is tested elsewhere."""
+    monkeypatch.setattr(os, "fsync", lambda number: None)
 
 
 def surveyed(folder):
@@ -233,15 +243,12 @@ def test_pieces_far_apart_stay_apart(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Touch(min_share=1.5), r"min_share = 1.5: expected a share, 0 … 1"),
+        (lambda: Touch(min_share=1.5), r"min_share = 1\.5: expected a share, 0 … 1"),
+        (lambda: Touch(min_share=float("nan")), r"min_share = nan: expected a share, 0 … 1"),
         (lambda: Touch(min_pixels=0), r"min_pixels = 0: expected pixels, 1 or more"),
+        (lambda: Touch(mutual=1), r"mutual = 1: expected True or False"),
         (lambda: IoU(min_iou=True), r"min_iou = True: expected a share"),
-        (
-            lambda: parse_rule("near"),
-            r"rule 'near': expected touch:min_share=0.5,min_pixels=2,min_breadth=0.1,mutual=true or iou:",
-        ),
-        (lambda: parse_rule("iou:min_share=1"), r"rule 'iou:min_share=1'.*min_share"),
-        (lambda: parse_rule("iou:min_iou=x"), r"rule 'iou:min_iou=x'"),
+        (lambda: IoU(mutual=None), r"mutual = None: expected True or False"),
     ],
 )
 def test_rules_refuse_what_makes_no_sense(make, message):
@@ -249,23 +256,129 @@ def test_rules_refuse_what_makes_no_sense(make, message):
         make()
 
 
+TOUCH_OPTIONS = "min_share=0.5, min_pixels=2, min_breadth=0.1, mutual=true"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "near:min_share=1",
+            "rule 'near:min_share=1': expected touch:min_share=0.5,min_pixels=2,min_breadth=0.1,mutual=true or "
+            "iou:min_iou=0.5,mutual=true, each option or none",
+        ),
+        ("touch:share=1", f"touch: unknown option 'share'; known: {TOUCH_OPTIONS}"),
+        ("touch:min_share=0.5,", f"touch: unknown option ''; known: {TOUCH_OPTIONS}"),
+        ("iou:min_share=1", "iou: unknown option 'min_share'; known: min_iou=0.5, mutual=true"),
+        ("iou:min_iou=x", "iou: min_iou = 'x': expected a value such as 0.5"),
+        ("iou:min_iou", "iou: min_iou = '': expected a value such as 0.5"),
+        ("iou:min_iou=0.5=1", "iou: min_iou = '0.5=1': expected a value such as 0.5"),
+        ("touch:mutual=yes", "touch: mutual = 'yes': expected a value such as true"),
+        ("touch:mutual=1", "touch: mutual = 1: expected True or False"),
+        ("touch:min_share=2", "touch: min_share = 2: expected a share, 0 … 1"),
+        ("touch:min_pixels=2.5", "touch: min_pixels = 2.5: expected pixels, 1 or more"),
+        ("iou:min_iou=0.5,min_iou=0.6", "iou: option 'min_iou' is given twice"),
+    ],
+)
+def test_a_rule_that_cannot_be_read_says_which_option_and_what_is_known(text, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        parse_rule(text)
+
+
+def test_every_rule_is_read_as_it_is_written():
+    assert parse_rule("touch:min_share=0.25, mutual=false") == Touch(min_share=0.25, mutual=False)
+    assert parse_rule("touch:min_pixels=7,min_breadth=0") == Touch(min_pixels=7, min_breadth=0)
+    assert parse_rule("iou:min_iou=1") == IoU(min_iou=1)
+    assert parse_rule("iou:") == IoU()
+
+
+NO_HALO = r"^IoU compares what two tiles both hold, and this mosaic has no halo: take Touch, or prepare it with halo=$"
+
+
+def test_agreement_in_halos_is_refused_where_there_are_none(tmp_path):
+    folder, _ = two_squares(tmp_path)
+    with pytest.raises(ValueError, match=NO_HALO):
+        finish(folder, rule=IoU())
+    assert not (folder / "mosaic.json").exists()
+    finish(folder)
+    before = files_in(folder)
+    with pytest.raises(ValueError, match=NO_HALO):
+        decide(folder, IoU())
+    with pytest.raises(ValueError, match=NO_HALO):
+        decide(seams_table(folder), IoU())
+    assert files_in(folder) == before
+
+
+def test_agreement_in_halos_is_refused_for_tiles_anywhere_that_do_not_overlap(tmp_path):
+    job = prepare(tmp_path, (4, 8), stitch="touch")
+    assert checked(IoU(), job) == IoU()  # the tiles are not known yet
+    for col in (0, 4):
+        write_tile(tmp_path, np.ones((4, 4), int), (0, col))
+    with pytest.raises(ValueError, match=NO_HALO):
+        finish(tmp_path, rule=IoU())
+    assert len(finish(tmp_path)) == 1
+
+
+def test_agreement_in_halos_decides_where_there_are_some_and_one_tile_needs_none(tmp_path):
+    folder, image = two_squares(tmp_path / "halo", halo=2)
+    assert len(finish(folder, rule=IoU())) == 3
+    check_tables(folder, [image == label for label in (1, 2, 3)])
+    folder = tiled(tmp_path / "one", np.ones((4, 4), int), 8, stitch="touch", local=True)
+    assert len(finish(folder, rule=IoU())) == 1
+
+
 def test_rules_without_anything_to_decide_are_refused(tmp_path):
     folder = tiled(tmp_path / "a", np.ones((4, 4), int), 2)
-    with pytest.raises(ValueError, match=r"stitch = 'label', so there is nothing to decide"):
+    with pytest.raises(ValueError, match=r"stitch = 'label', so there is nothing to decide; leave it out"):
         finish(folder, rule=Touch())
-    with pytest.raises(TypeError, match=r"expected iid_dask\.Touch"):
-        finish(folder, rule="touch")
     finish(folder)
-    with pytest.raises(IIDStoreError, match=r"stitch = 'label', in which nothing is decided"):
-        decide(folder)
+    for stitch in ("name", None):
+        with pytest.raises(ValueError, match=rf"stitch = {stitch!r}, so there is nothing to decide; leave it out"):
+            checked(IoU(), Job((4, 4), stitch))
     folder = tiled(tmp_path / "b", np.ones((4, 4), int), 2, stitch="touch", connected=True)
     with pytest.raises(ValueError, match="connected components join wherever they touch"):
         finish(folder, rule=Touch())
+    finish(folder)
+    for target in (folder, seams_table(folder)):
+        with pytest.raises(ValueError, match="connected components join wherever they touch"):
+            decide(target, Touch())
+    assert decide(seams_table(folder)).decision.all()
     prepare(tmp_path / "c", (4, 8), stitch="iou")
     for col in (0, 4):
         write_tile(tmp_path / "c", np.ones((4, 4), int), (0, col))
     with pytest.raises(ValueError, match="and none overlap: prepare the mosaic with a halo"):
         finish(tmp_path / "c")
+
+
+def test_what_is_no_rule_is_refused(tmp_path):
+    folder, _ = two_squares(tmp_path)
+    message = r"rule = .*: expected iid_dask\.Touch\(…\) or iid_dask\.IoU\(…\)"
+    for rule in ("touch", Touch, {"min_share": 0.5}, 0):
+        with pytest.raises(TypeError, match=message):
+            finish(folder, rule=rule)
+    finish(folder)
+    for rule in ("touch", Touch):
+        with pytest.raises(TypeError, match=message):
+            decide(folder, rule)
+        with pytest.raises(TypeError, match=message):
+            decide(seams_table(folder), rule)
+
+
+@pytest.mark.parametrize("stitch", ["label", None])
+def test_a_mosaic_without_decisions_says_so_and_the_way_out(tmp_path, stitch):
+    folder = tiled(tmp_path, np.ones((4, 4), int), 2, stitch=stitch)
+    finish(folder)
+    before = files_in(folder)
+    message = rf"mosaic\.json: a mosaic with stitch = {stitch!r}, in which nothing is decided; .* with stitch=\"touch\""
+    for call in (
+        decide,
+        lambda folder: undo(folder, pairs=[0]),
+        lambda folder: undo(folder, segments=[0]),
+        seams_table,
+    ):
+        with pytest.raises(IIDStoreError, match=message):
+            call(folder)
+    assert files_in(folder) == before
 
 
 # --- deciding again ---------------------------------------------------------------------------------------------
@@ -306,6 +419,13 @@ def test_a_table_can_be_decided_without_writing(tmp_path):
     assert files_in(folder) == before
     with pytest.raises(ValueError, match="table of seams: no column 'manual'"):
         decide(table.drop(columns="manual"))
+    with pytest.raises(TypeError, match="names=, groups= and progress= go with a folder"):
+        decide(table, seams=table)
+    bare = table.copy()
+    bare.attrs.clear()  # as after a CSV file
+    assert decide(bare, Touch()).decision.tolist() == table.decision.tolist()
+    with pytest.raises(ValueError, match='its attrs do not say which "rule" decided last; give rule='):
+        decide(bare)
 
 
 @pytest.mark.parametrize("halo", [0, 2])
@@ -340,6 +460,26 @@ def test_edited_decisions_are_kept(tmp_path):
         decide(folder, seams=table[:1])
 
 
+def test_an_edited_table_survives_a_csv_file_and_what_it_lacks_is_named(tmp_path):
+    folder, _ = two_squares(tmp_path / "m")
+    finish(folder)
+    table, before = seams_table(folder), files_in(folder)
+    for column in ("decision", "manual", "key_b"):
+        with pytest.raises(ValueError, match=f"table of seams: no column '{column}'; expected tile_a, key_a, tile_b"):
+            decide(folder, seams=table.drop(columns=column))
+    words = table.decision.map({True: "yes", False: "no"})
+    with pytest.raises(ValueError, match=r"table of seams: decision of row 0 is '(yes|no)', expected True or False"):
+        decide(folder, seams=table.assign(decision=words))
+    with pytest.raises(ValueError, match="table of seams: manual of row 0 is nan, expected True or False"):
+        decide(folder, seams=table.assign(manual=np.nan))
+    assert files_in(folder) == before
+    numbers = table.assign(decision=[1, 1, 1], manual=[0, 0, 0])
+    numbers.to_csv(tmp_path / "seams.csv", index=False)
+    decide(folder, seams=pd.read_csv(tmp_path / "seams.csv"))
+    assert seams_table(folder).decision.all()
+    assert seams_table(folder).manual.tolist() == (~table.decision).tolist()
+
+
 def test_what_undo_cannot_find_is_named(tmp_path):
     folder, _ = two_squares(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"mosaic.json: no such file: call iid_dask.finish"):
@@ -349,6 +489,16 @@ def test_what_undo_cannot_find_is_named(tmp_path):
         undo(folder, pairs=[7])
     with pytest.raises(KeyError, match="no segment 9; keys are 0 … 1"):
         undo(folder, segments=[9])
+    before = files_in(folder)
+    with pytest.raises(TypeError, match=r"^undo: say which, pairs= or segments=$"):
+        undo(folder)
+    with pytest.raises(TypeError, match="undo: pairs holds bool, expected whole numbers"):
+        undo(folder, pairs=seams_table(folder).decision)
+    with pytest.raises(TypeError, match="undo: segments holds float64, expected whole numbers"):
+        undo(folder, segments=[0.0])
+    assert files_in(folder) == before
+    undo(folder, pairs=[])
+    assert files_in(folder) == before
 
 
 def test_names_that_were_given_are_asked_for_again(tmp_path):

@@ -339,13 +339,13 @@ def test_one_name_twice_stays_two_entries_or_is_refused(tmp_path):
     assert not (folder / "tiles" / "r0000009_c0000009.iid").exists()
 
 
-def test_with_groups_in_the_identity_a_name_may_recur_in_another_group(tmp_path):
+def test_with_groups_in_the_identity_a_name_may_recur_in_other_groups(tmp_path):
     identity = ("domain", "address", "group")
     folder = begin(tmp_path, stitch="name", on_duplicate="refuse", identity=identity)
     apart = [box_item(b"d", b"1", "a"), box_item(b"d", b"1", "b", "c"), box_item(b"d", b"1")]
     assert write_tile(folder, apart, (0, 0), shape=(2, 2)).entries == 3
     for more, text in (
-        (box_item(b"d", b"1", "x", "c"), r"items 1 and 3 .* in group 'c'"),
+        (box_item(b"d", b"1", "c", "b"), r"items 1 and 3 .* in group 'b', 'c'"),
         (apart[2], r"items 2 and 3"),
     ):
         with pytest.raises(ValueError, match=text):

@@ -468,7 +468,9 @@ def test_any_local_scheduler_writes_the_same_bytes(tmp_path, scheduler):
 def test_a_distributed_client_in_scope_is_used(tmp_path):
     distributed = pytest.importorskip("distributed")
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
         distributed.Client(cluster) as client,
     ):
         write(US, tmp_path / "us.zarr", chunks=100)

@@ -12,8 +12,10 @@ import numpy as np
 
 from iid_dask import kernels, raster
 from iid_dask.bbox import BBox, union
+from iid_dask.cutting import ranges
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.encode import Names, Segments, encode_segments, plan_head, stored_columns
+from iid_dask.format.layout import SPARE
 from iid_dask.format.segments import region_lengths
 from iid_dask.format.target import atomic_write
 from iid_dask.lookup import as_keys
@@ -26,9 +28,6 @@ from iid_dask.views import View, Window
 
 BATCH = 8 * 2**20
 """Bytes of masks held at once, or one segment."""
-
-SPARE = 16
-"""Bytes behind mask bits, which kernels may read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +48,10 @@ class Chosen:
     window: BBox
 
     @classmethod
-    def of(cls, reader: IIDReader, keys: Any = None, window: Any = None) -> Chosen:
-        """Choose entries; all, and the whole image, by default.
+    def of(
+        cls, reader: IIDReader, keys: Any = None, window: Any = None, *, shape: tuple[int, int] | None = None
+    ) -> Chosen:
+        """Choose entries; all, and the whole image, by default; ``shape`` is of the image, where the file is wrong.
 
         Raises
         ------
@@ -65,13 +66,36 @@ class Chosen:
         if window is None:
             return cls(reader, chosen, BBox(0, 0, *reach))
         box = BBox.of(window)
-        if box.intersection(BBox(0, 0, *reader.shape)) != box or not box.height or not box.width:
+        if box.intersection(BBox(0, 0, *(shape or reach))) != box or not box.height or not box.width:
             raise ValueError(
                 f"{reader.name}: window {tuple(box)}: expected a part of the image of {reader.shape[0]} x "
                 f"{reader.shape[1]} pixels"
             )
         low, high = np.array(tuple(box)).reshape(2, 2)
         return cls(reader, chosen[np.all((boxes[:, :2] < high) & (boxes[:, 2:] > low), axis=1)], box)
+
+    def narrowed(self, keys: Any, window: Any) -> Chosen:
+        """Choose some of these entries, and a part of the window, in its own pixels; None is all.
+
+        Raises
+        ------
+        KeyError
+            For a key that is not among them.
+        ValueError
+            For a window that leaves this one.
+        """
+        chosen = self.keys if keys is None else as_keys(self.reader, keys)
+        hidden = np.setdiff1d(chosen, self.keys)
+        if len(hidden):
+            raise KeyError(
+                f"{self.reader.name}: entry {hidden[0]} is not among the {len(self.keys)} that are shown here"
+            )
+        row, col, bottom, right = self.window
+        inner = BBox(0, 0, bottom - row, right - col) if window is None else BBox.of(window)
+        box = BBox(inner.min_row + row, inner.min_col + col, inner.max_row + row, inner.max_col + col)
+        if inner.min_row < 0 or inner.min_col < 0 or inner.max_row + row > bottom or inner.max_col + col > right:
+            raise ValueError(f"window {tuple(inner)} leaves the dataset of {bottom - row} x {right - col} pixels")
+        return Chosen.of(self.reader, chosen, box, shape=(bottom, right))
 
     @property
     def is_all(self) -> bool:
@@ -115,13 +139,8 @@ class Chosen:
     def parts(self) -> Iterator[Segments]:
         """Segments of the entries in ``left``, some at a time, in pixels of the window."""
         nbytes = self.reader.lut["segment_length"][self.left].astype(np.int64)
-        ends = np.cumsum(nbytes)
-        start = 0
-        while start < len(ends):
-            before = int(ends[start] - nbytes[start])
-            stop = max(start + 1, int(np.searchsorted(ends, before + BATCH, side="right")))
+        for start, stop in ranges(nbytes, BATCH):
             yield _moved(self._read(self.left[start:stop]), -self.window.min_row, -self.window.min_col)
-            start = stop
 
     def _read(self, keys: np.ndarray) -> Segments:
         columns = self.reader.columns
@@ -209,9 +228,12 @@ def _is_file(item: Any) -> bool:
 
 def _of_dataset(ds: Any) -> Chosen:
     view, rows, cols = ds.iid.placed
-    if view.stride > 1 or any(len(some) and np.any(np.diff(some) != 1) for some in (rows, cols)):
+    if view.stride > 1 or any(np.any(np.diff(some) != 1) for some in (rows, cols)):
         raise ValueError("the dataset is no plain window of its file: rows or columns were left out or turned around")
-    return Chosen.of(view.reader, view.keys, (rows[0], cols[0], rows[-1] + 1, cols[-1] + 1))
+    if not len(rows) or not len(cols):
+        raise ValueError("the dataset has no pixels, expected a window of 1 x 1 pixel or more")
+    keys = np.sort(ds["key"].values) if "key" in ds.variables else view.keys
+    return Chosen.of(view.reader, keys, (rows[0], cols[0], rows[-1] + 1, cols[-1] + 1), shape=view.shape)
 
 
 def copy_entries(

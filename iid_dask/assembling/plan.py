@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from dask.utils import format_bytes
 
 from iid_dask.mosaic.folder import Job
 
@@ -52,11 +53,12 @@ class Plan:
     thread_bytes: int
 
     def __str__(self) -> str:
-        mib = 2**20
+        reads, peak, more = (format_bytes(n) for n in (self.bytes_in, self.peak_bytes, self.thread_bytes))
+        tiles = f"{self.tiles:,} tile{'s' if self.tiles != 1 else ''}"
+        tasks = f"{self.tasks:,} task{'s' if self.tasks != 1 else ''}"
         return (
-            f"{self.shape[0]} x {self.shape[1]} pixels, {self.tiles} tiles in {self.tasks} tasks; reads "
-            f"{self.bytes_in / mib:.0f} MiB of labels; a worker needs about {self.peak_bytes / mib:.0f} MiB, and "
-            f"{self.thread_bytes / mib:.0f} MiB more for each further thread"
+            f"{self.shape[0]} x {self.shape[1]} pixels, {tiles} in {tasks}; reads {reads} of labels; a worker needs "
+            f"about {peak}, and {more} more for each further thread"
         )
 
 

@@ -52,7 +52,7 @@ class Writer:
 
     def put(self, box: BBox, block: np.ndarray) -> tuple[int, int]:
         """Write one tile from its pixels."""
-        written = self._put(box, np.asarray(block))
+        written = self._put(box, block)
         return written, 1 - written
 
     def _put(self, box: BBox, block: np.ndarray) -> int:
@@ -64,21 +64,26 @@ class Writer:
 
     def _stored(self, box: BBox) -> int | None:
         """Return the crc32 of the pixels that a tile of this job was made from; None where it is not there, whole."""
-        path = Path(self.folder) / Tile(box, box).name
+        tile = Tile(box, box)
+        path = Path(self.folder) / tile.name
         if not path.is_file():
             return None
         try:
             with open_records(str(path)) as reader:
                 facts = reader.metadata.get("mosaic")
-                if not isinstance(facts, dict) or facts.get("job") != self.job or reader.check():
+                if not isinstance(facts, dict) or reader.check():
+                    return None
+                if facts.get("job") != self.job or facts.get("origin") != list(tile.origin):
                     return None
                 return facts.get("input")
         except IIDError:
             return None
 
 
-def tile_tasks(image: Image, job: Job, writer: Writer, part: tuple[int, int] = (1, 1)) -> list[tuple[Any, int]]:
-    """Return delayed tasks that write the tiles of part I of N, and the pixels of each.
+def tile_tasks(
+    image: Image, job: Job, writer: Writer, part: tuple[int, int] = (1, 1)
+) -> list[tuple[Any, tuple[int, int]]]:
+    """Return delayed tasks that write the tiles of part I of N, and how many tiles and pixels each writes.
 
     A task returns how many tiles it wrote, and how many it kept.
     """
@@ -90,7 +95,7 @@ def tile_tasks(image: Image, job: Job, writer: Writer, part: tuple[int, int] = (
         put = dask.delayed(Writer.put, pure=False)
         mine = [(i, tile.box) for i, tile in enumerate(grid) if i % of == number - 1]
         blocks = _blocks(image.array, grid)
-        return [(put(whole, box, blocks(i, box)), box.height * box.width) for i, box in mine]
+        return [(put(whole, box, blocks(i, box)), (1, box.height * box.width)) for i, box in mine]
     write = dask.delayed(Writer.write, pure=False)
     boxes = [tile.box for tile in grid]
     size = batch_size(grid.tile[0] * grid.tile[1], len(boxes))
@@ -99,7 +104,7 @@ def tile_tasks(image: Image, job: Job, writer: Writer, part: tuple[int, int] = (
     for batch in batches[number - 1 :: of]:
         # Delayed, so that dask does not look into it for other tasks.
         source = dask.delayed(image.part(_around(batch)), name=f"iid-image-{uuid.uuid4().hex}", traverse=False)
-        tasks.append((write(whole, source, batch), sum(box.height * box.width for box in batch)))
+        tasks.append((write(whole, source, batch), (len(batch), sum(box.height * box.width for box in batch))))
     return tasks
 
 

@@ -86,7 +86,7 @@ def assemble(
     given again.
     """
     from iid_dask.assembling import to_iid, to_mosaic
-    from iid_dask.assembling.front import prepare_input
+    from iid_dask.assembling.prepared import prepare_input
 
     labels = _labels(inputs)
     options |= {"window": window}
@@ -96,8 +96,7 @@ def assemble(
             "--part writes tiles of a mosaic: give a folder as --out, then iid finish, iid consolidate"
         )
     if dry_run:
-        defaults: dict[str, Any] = {"metadata": None, "at": None, "keys": None, "storage_options": None}
-        click.echo(str(prepare_input(labels, **defaults, **options).plan()))
+        click.echo(str(prepare_input(labels, **options).plan()))
         return
     common = {"domain": domain.encode(), "rule": rule, "resume": "trust" if trust else True, **options}
     with client(workers, scheduler):

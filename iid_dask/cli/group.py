@@ -82,10 +82,10 @@ def client(workers: int | None, scheduler: str | None) -> Iterator[None]:
         with Client(scheduler, timeout="30s"):
             yield
         return
-    # Loopback, and no dashboard: nothing here needs to be reached from outside.
+    # Loopback, any free port: nothing here needs to be reached from outside.
     with (
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", host="127.0.0.1"
         ) as cluster,
         Client(cluster),
     ):

@@ -65,7 +65,7 @@ def ls(
 
     kind = format_of(kind, out)
     frame = read_entries(
-        source(files[0]) if len(files) == 1 else list(files),
+        source(files[0]) if len(files) == 1 else [source(file) for file in files],
         columns=[name.strip() for name in columns.split(",")] if columns else None,
         filters=where,
         bbox=bbox,
@@ -120,7 +120,7 @@ def find(
     if not addresses or not files:
         raise click.UsageError(f"expected addresses, then files; found addresses {addresses} and files {files}")
     frame = look_for(
-        list(files),
+        source(files[0]) if len(files) == 1 else [source(file) for file in files],
         [from_text(address) for address in addresses],
         domains=[from_text(domain) for domain in domains] or None,
         groups=list(groups) or None,

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from iid_dask import kernels
+from iid_dask.cutting import ranges
 from iid_dask.entries.schema import BOX, U4, Column, Schema
 from iid_dask.entries.spans import bytes_array, groups_array, groups_size, text_array
 from iid_dask.errors import IIDLimitError
@@ -164,13 +165,7 @@ class Rows:
 
 def batches(lengths: np.ndarray) -> Iterator[slice]:
     """Cut a run of entries into runs of about `BATCH` bytes, at least one entry each."""
-    reach = np.cumsum(lengths)
-    start = 0
-    while start < len(lengths):
-        before = reach[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(reach, before + BATCH, side="right")))
-        yield slice(start, stop)
-        start = stop
+    yield from (slice(start, stop) for start, stop in ranges(lengths, BATCH))
 
 
 def _kept(values: Column, keep: np.ndarray) -> Column:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from iid_dask.cutting import ranges
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.layout import IID_HEAD, MAX_SIDE, REGION_HEAD, SEGMENT_HEAD
 from iid_dask.format.segments import SegmentColumns, index_bytes, region_lengths
@@ -36,7 +37,7 @@ class Segments:
     region_bits : int64 array, shape (m,)
         Byte of ``data`` where each region's mask bits begin.
     data : uint8 array
-        With 16 spare bytes at its end.
+        With `SPARE` bytes at its end.
     """
 
     boxes: np.ndarray
@@ -343,7 +344,7 @@ def _write_segments(file: BinaryIO, segments: Segments, lengths: np.ndarray, che
 
     crcs = np.zeros(len(segments), np.uint32)
     ends = np.cumsum(lengths)
-    for start, stop in _batches(ends):
+    for start, stop in ranges(lengths, BATCH):
         base = int(ends[start] - lengths[start])
         out = np.empty(int(ends[stop - 1]) - base, np.uint8)
         encode_segments(segments.part(start, stop), start, out)
@@ -352,14 +353,6 @@ def _write_segments(file: BinaryIO, segments: Segments, lengths: np.ndarray, che
             kernels.crc32s(out, some - lengths[start:stop], some, crcs[start:stop])
         file.write(out.data)
     return crcs
-
-
-def _batches(ends: np.ndarray) -> Iterator[tuple[int, int]]:
-    start, written = 0, 0
-    while start < len(ends):
-        stop = max(start + 1, int(np.searchsorted(ends, written + BATCH, side="right")))
-        yield start, stop
-        start, written = stop, int(ends[stop - 1])
 
 
 def stored_columns(segments: Segments, lut: np.ndarray) -> SegmentColumns:

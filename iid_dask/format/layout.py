@@ -56,6 +56,9 @@ MAX_LENGTH = 2**32 - 1
 MAX_ENTRIES = MAX_LENGTH // LUT.itemsize
 """Entries of one file: the lut's length is 32 bits wide."""
 
+SPARE = 16
+"""Bytes behind mask bits in memory, so that kernels may read whole words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

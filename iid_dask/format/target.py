@@ -8,7 +8,6 @@ import os
 import re
 import stat
 import uuid
-import zlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -189,20 +188,3 @@ def _sync_folder(folder: str) -> None:
         # File systems that cannot force a folder, and folders that may be written but not read, say it so.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES):
             raise
-
-
-class Counted:
-    """Write and keep the position and the crc32 since `restart`."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.position, self.crc = file, 0, 0
-
-    def restart(self) -> None:
-        """Begin a new crc32."""
-        self.crc = 0
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Append bytes."""
-        self.file.write(data)
-        self.position += len(data)
-        self.crc = zlib.crc32(data, self.crc)

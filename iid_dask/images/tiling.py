@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-MAX_SIDE = 65_535
-"""Pixels along a tile's file."""
+from iid_dask.format.layout import MAX_SIDE
 
 
 def aligned_tile(blocks: tuple[int, int] | None, side: int) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from iid_dask.kernels.jit import inlined, jit, leading_zeros, load_word, or_word
+from iid_dask.kernels.runs import root_of
 
 
 @jit
@@ -23,15 +24,6 @@ def count_block_runs(block):
             value = block[i, np.uint64(col)]
             total += (value != 0) & (value != block[i, np.uint64(col - 1)])
     return total
-
-
-@inlined
-def _root(parent, i):
-    while parent[np.uint64(i)] != i:
-        up = parent[np.uint64(parent[np.uint64(i)])]
-        parent[np.uint64(i)] = up
-        i = up
-    return i
 
 
 @inlined
@@ -111,11 +103,11 @@ def _join_rows(block, row, above, first, stop, begins, ends, labels):
 @inlined
 def _unite(labels, other, run):
     """Join a run to the component of one above it."""
-    a = _root(labels, labels[other])
+    a = root_of(labels, labels[other])
     if labels[run] == run:
         labels[run] = a
         return
-    b = _root(labels, labels[run])
+    b = root_of(labels, labels[run])
     labels[np.uint64(max(a, b))] = min(a, b)
 
 

@@ -5,19 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from iid_dask.kernels.jit import inlined, jit, leading_zeros, word_at
-
-
-@inlined
-def _root(parent, i):
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
+from iid_dask.kernels.lay import put_u2, put_u4
+from iid_dask.kernels.runs import root_of
 
 
 @inlined
 def _unite(parent, i, j):
-    i, j = _root(parent, i), _root(parent, j)
+    i, j = root_of(parent, i), root_of(parent, j)
     if i != j:
         parent[max(i, j)] = min(i, j)
 
@@ -35,7 +29,7 @@ def unite(parent, first, second):
     for k in range(len(first)):
         _unite(parent, first[k], second[k])
     for i in range(len(parent)):
-        parent[i] = _root(parent, i)
+        parent[i] = root_of(parent, i)
 
 
 @jit
@@ -283,12 +277,6 @@ def _u2(data, at):
 
 
 @inlined
-def _put_u2(data, at, value):
-    data[np.uint64(at)] = np.uint8(value & 0xFF)
-    data[np.uint64(at + 1)] = np.uint8(value >> 8)
-
-
-@inlined
 def _u4(data, at):
     return _u2(data, at) | _u2(data, at + 2) << 16
 
@@ -318,8 +306,7 @@ def move_segments(data, places, lengths, out, targets, keys, rows, cols):
         start, to, end = places[s], targets[s], places[s] + lengths[s]
         for k in range(lengths[s]):
             out[np.uint64(to + k)] = data[np.uint64(start + k)]
-        _put_u2(out, to, keys[s] & 0xFFFF)
-        _put_u2(out, to + 2, keys[s] >> 16)
+        put_u4(out, to, keys[s])
         top, left, bottom, right = 65535, 65535, 0, 0
         at = start + 16
         while at + 12 <= end:
@@ -329,18 +316,18 @@ def move_segments(data, places, lengths, out, targets, keys, rows, cols):
             box = to + at - start + 4
             r0, c0 = _u2(data, at + 4) + rows[s], _u2(data, at + 6) + cols[s]
             r1, c1 = _u2(data, at + 8) + rows[s], _u2(data, at + 10) + cols[s]
-            _put_u2(out, box, r0)
-            _put_u2(out, box + 2, c0)
-            _put_u2(out, box + 4, r1)
-            _put_u2(out, box + 6, c1)
+            put_u2(out, box, r0)
+            put_u2(out, box + 2, c0)
+            put_u2(out, box + 4, r1)
+            put_u2(out, box + 6, c1)
             top, left, bottom, right = min(top, r0), min(left, c0), max(bottom, r1), max(right, c1)
             at += length
         if at != end:
             return s
         if lengths[s] == 16:
             top, left = 0, 0
-        _put_u2(out, to + 4, top)
-        _put_u2(out, to + 6, left)
-        _put_u2(out, to + 8, bottom)
-        _put_u2(out, to + 10, right)
+        put_u2(out, to + 4, top)
+        put_u2(out, to + 6, left)
+        put_u2(out, to + 8, bottom)
+        put_u2(out, to + 10, right)
     return -1

@@ -9,15 +9,17 @@ from iid_dask.kernels.scan import CRC_TABLES
 
 
 @inlined
-def _put_u2(out, at, value):
+def put_u2(out, at, value):
+    """Store the low 16 bits of an integer, little-endian."""
     out[np.uint64(at)] = value & 0xFF
     out[np.uint64(at + 1)] = (value >> 8) & 0xFF
 
 
 @inlined
-def _put_u4(out, at, value):
-    _put_u2(out, at, value)
-    _put_u2(out, at + 2, value >> 16)
+def put_u4(out, at, value):
+    """Store the low 32 bits of an integer, little-endian."""
+    put_u2(out, at, value)
+    put_u2(out, at + 2, value >> 16)
 
 
 @jit
@@ -35,17 +37,17 @@ def lay_segments(first_key, boxes, areas, first_region, region_boxes, region_bit
     """
     at = 0
     for i in range(len(areas)):
-        _put_u4(out, at, first_key + i)
+        put_u4(out, at, first_key + i)
         for j in range(4):
-            _put_u2(out, at + 4 + 2 * j, boxes[i, j])
-        _put_u4(out, at + 12, areas[i])
+            put_u2(out, at + 4 + 2 * j, boxes[i, j])
+        put_u4(out, at + 12, areas[i])
         at += 16
         for k in range(first_region[i], first_region[i + 1]):
             height, width = region_boxes[k, 2] - region_boxes[k, 0], region_boxes[k, 3] - region_boxes[k, 1]
             size = (height * width + 7) >> 3
-            _put_u4(out, at, size + 12)
+            put_u4(out, at, size + 12)
             for j in range(4):
-                _put_u2(out, at + 4 + 2 * j, region_boxes[k, j])
+                put_u2(out, at + 4 + 2 * j, region_boxes[k, j])
             at += 12
             source = region_bits[k]
             for j in range(size):
@@ -67,9 +69,9 @@ def lay_names(text, starts, middles, stops, out):
     """
     at = 0
     for i in range(len(starts)):
-        _put_u4(out, at, i)
-        _put_u4(out, at + 4, middles[i] - starts[i])
-        _put_u4(out, at + 8, stops[i] - middles[i])
+        put_u4(out, at, i)
+        put_u4(out, at + 4, middles[i] - starts[i])
+        put_u4(out, at + 8, stops[i] - middles[i])
         at += 12
         for j in range(starts[i], stops[i]):
             out[np.uint64(at)] = text[np.uint64(j)]

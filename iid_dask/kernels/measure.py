@@ -11,15 +11,7 @@ import math
 import numpy as np
 
 from iid_dask.kernels.jit import inlined, jit, leading_zeros, word_at
-
-
-@inlined
-def root_of(parent, i):
-    """What stands for a set that ``i`` belongs to."""
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
-    return i
+from iid_dask.kernels.runs import root_of
 
 
 @jit

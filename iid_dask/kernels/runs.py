@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from iid_dask.kernels.jit import jit
+from iid_dask.kernels.jit import inlined, jit
 
 
 @jit
@@ -20,11 +20,13 @@ def count_runs(mask):
     return total
 
 
-@jit
-def _root(parent, i):
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = parent[i]
+@inlined
+def root_of(parent, i):
+    """What stands for the set that ``i`` belongs to; the way there becomes shorter."""
+    while parent[np.uint64(i)] != i:
+        up = parent[np.uint64(parent[np.uint64(i)])]
+        parent[np.uint64(i)] = up
+        i = up
     return i
 
 
@@ -63,7 +65,7 @@ def label_runs(mask, rows, begins, ends, labels):
                 above += 1
             other = above
             while other < above_stop and begins[other] <= col:
-                a, b = _root(labels, other), _root(labels, n)
+                a, b = root_of(labels, other), root_of(labels, n)
                 if a < b:
                     labels[b] = a
                 elif b < a:

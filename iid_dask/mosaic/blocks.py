@@ -13,6 +13,7 @@ from iid_dask import kernels
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.encode import Names, Segments
+from iid_dask.format.layout import SPARE
 from iid_dask.format.segments import region_lengths
 from iid_dask.format.writer import check_group_names
 
@@ -21,9 +22,6 @@ MAX_NBYTES = 4 * 2**30
 
 RUN, REGION = 12, 144
 """Bytes in memory of a run, and of a region's columns where they are put into order."""
-
-SPARE = 16
-"""Bytes behind mask bits, so that kernels may read whole words."""
 
 Mask = Sequence[Any]
 """(domain, address, bbox, mask), or with a group or an iterable of groups behind them."""
@@ -190,6 +188,8 @@ def _plain(block: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"label array: value {block[row, col]} at row {row}, column {col}: expected 0 for background, labels above"
         )
+    if block.dtype.kind == "b":
+        block = np.ascontiguousarray(block).view(np.uint8) != 0  # foreign memory may hold other bytes than 0 and 1
     unsigned = np.dtype(f"u{block.dtype.itemsize}")
     return np.ascontiguousarray(block, block.dtype.newbyteorder("=")).view(unsigned)
 

@@ -18,7 +18,7 @@ from iid_dask.mosaic.folder import JOB, load_job
 from iid_dask.mosaic.placing import WAY_OUT, plan_consolidated
 from iid_dask.mosaic.ranges import Range, TileFiles, combine_crc32, write_range
 from iid_dask.mosaic.reader import Mosaic, open_mosaic
-from iid_dask.mosaic.stored import OpenTile, Pieces
+from iid_dask.mosaic.stored import OpenTile, Shown
 from iid_dask.progress import run
 
 
@@ -85,7 +85,7 @@ def consolidate(
             dict(enumerate(mosaic.tiles.paths)),
             dict(enumerate(map(tuple, mosaic.tiles.boxes[:, :2].tolist()))),
         ),
-        Pieces(table["tile"], table["key"], table["label"].astype(np.int64) - 1),
+        Shown(table["tile"], table["key"], table["label"].astype(np.int64) - 1),
         Names(np.frombuffer(text, np.uint8), *places),
         groups=mosaic.groups,
         metadata=mosaic.metadata,
@@ -104,7 +104,7 @@ def _may_be_loose(folder: Path) -> bool:
 def write_consolidated(
     path: str | os.PathLike[str],
     files: TileFiles,
-    pieces: Pieces,
+    shown: Shown,
     names: Names,
     *,
     groups: Mapping[str, Sequence[int] | np.ndarray],
@@ -125,8 +125,8 @@ def write_consolidated(
         A file there is replaced when all is written.
     files
         Of the mosaic.
-    pieces
-        Segments without any are empty.
+    shown
+        The entries that are pieces of segments; segments without any are empty.
     names
         Of all segments, in the order of their keys.
     groups
@@ -153,20 +153,20 @@ def write_consolidated(
     """
     target = os.fspath(path)
     opened = open_tile or files.open
-    plan = plan_consolidated(
-        target, files, pieces, names, groups=groups, metadata=metadata, loose=loose, open_tile=opened
+    layout = plan_consolidated(
+        target, files, shown, names, groups=groups, metadata=metadata, loose=loose, open_tile=opened
     )
-    tail = plan.head.nbytes
+    tail = layout.head.nbytes
     with atomic_parts(target, tail) as temporary:
-        base = plan.head.segments_offset
-        ranges = list(plan.ranges())
+        base = layout.head.segments_offset
+        ranges = list(layout.ranges())
         write = dask.delayed(write_range, pure=False)
-        tasks = [write(temporary, base, plan.files.only(part.tiles), part, index) for part in ranges]
+        tasks = [write(temporary, base, layout.files.only(part.tiles), part, index) for part in ranges]
         results = run(tasks, "writing", progress=progress)
         _check_cover(target, base, tail, results)
-        put(temporary, 0, memoryview(plan.head.tobytes()))
+        put(temporary, 0, memoryview(layout.head.tobytes()))
         if index:
-            rows = plan.head.index(plan.columns, _segment_crcs(len(names), ranges, results))
+            rows = layout.head.index(layout.columns, _segment_crcs(len(names), ranges, results))
             put(temporary, tail, memoryview(rows))
             tail += len(rows)
     return tail

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from functools import partial
 
@@ -13,16 +14,28 @@ from iid_dask.format.layout import INDEX_TRAILER, Limits
 from iid_dask.format.reader import RecordReader, open_records
 from iid_dask.format.segments import SegmentColumns
 from iid_dask.format.source import LocalSource, gather
-from iid_dask.mosaic.folder import MAX_TILE_SIDE, inside
+from iid_dask.mosaic.folder import MAX_TILE_SIDE, inside, tile_readers
 from iid_dask.mosaic.manifest import Tables
-from iid_dask.mosaic.part import PLACES, TilePart, joined, spans
+from iid_dask.mosaic.part import PLACES, TilePart, joined
 from iid_dask.mosaic.recent import Recent
+from iid_dask.mosaic.region_parts import spread
 from iid_dask.once import Once
 
 KEPT = 2**27
 """Bytes of columns of tiles, and of parts, that a mosaic keeps."""
 
 _sources: Once[LocalSource] = Once(256)
+
+
+def forget(folder: str | os.PathLike[str]) -> None:
+    """Let go of the files of a folder that is about to be removed: an open one keeps its place on the disk."""
+    root = os.path.join(os.path.realpath(folder), "")
+
+    def is_below(file: LocalSource | RecordReader) -> bool:
+        return os.path.realpath(file.name).startswith(root)
+
+    _sources.drop(is_below)
+    tile_readers.drop(is_below)
 
 
 class MosaicFiles:
@@ -98,7 +111,7 @@ class MosaicFiles:
     def _pieces(self, tiles: np.ndarray) -> dict[int, dict[str, np.ndarray]]:
         """Read the rows of the table of pieces for some tiles."""
         first, counts = self.columns["first_piece"][tiles], self.columns["pieces"][tiles]
-        table = self.tables.read("pieces", ("tile", "key", "label", "area"), spans(first, counts))
+        table = self.tables.read("pieces", ("tile", "key", "label", "area"), spread(first, counts))
         stops = np.cumsum(counts)
         out = {}
         for tile, start, stop in zip(tiles.tolist(), (stops - counts).tolist(), stops.tolist(), strict=True):
@@ -132,7 +145,7 @@ class MosaicFiles:
         columns, base = reader.columns, int(self.starts[tile]) + int(reader.header["segments_offset"])
         first = columns.first_region.astype(np.int64)
         counts = first[key + 1] - first[key]
-        regions = spans(first[key], counts)
+        regions = spread(first[key], counts)
         corner = np.tile(self.boxes[tile, :2], 2)
         boxes = columns.region_boxes[regions] + corner
         if np.any(boxes[:, 2:] > self.boxes[tile, 2:]):

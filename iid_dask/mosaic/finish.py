@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from iid_dask.mosaic.identity import Pieces
 from iid_dask.mosaic.naming import Lookup, Naming, groups_of, names_of, ordered_groups
 from iid_dask.mosaic.survey import Strings, Survey, survey
 
+if TYPE_CHECKING:
+    from iid_dask.mosaic.reader import Mosaic
+
 TILE = re.compile(r"r(\d+)_c(\d+)\.iid")
 
 
@@ -30,7 +33,7 @@ def finish(
     groups: Lookup | None = None,
     rule: rules.Rule | None = None,
     progress: bool = False,
-) -> Any:
+) -> Mosaic:
     """Make the tiles of a folder a mosaic: find out which pieces are one segment, and write its tables.
 
     Called again on the same tiles it writes the same bytes. Readers of an older state of the mosaic go on with the
@@ -95,7 +98,7 @@ def finish(
     return opened(folder)
 
 
-def opened(folder: str | os.PathLike[str]) -> Any:
+def opened(folder: str | os.PathLike[str]) -> Mosaic:
     """Open the mosaic of a folder."""
     from iid_dask.mosaic.reader import open_mosaic  # it stands above this module
 
@@ -106,7 +109,7 @@ def opened(folder: str | os.PathLike[str]) -> Any:
 
 
 def _tiles_there(folder: str | os.PathLike[str], job: Job) -> list[str]:
-    """Return the paths of the tiles by row and column of their origin; IIDStoreError if the grid lacks some."""
+    """Return the paths of the tiles by row and column of their origin; IIDStoreError if some are missing."""
     there: dict[str, tuple[int, int]] = {}
     with os.scandir(Path(folder) / "tiles") as files:
         for file in files:
@@ -119,8 +122,8 @@ def _tiles_there(folder: str | os.PathLike[str], job: Job) -> list[str]:
                     "origin; move it out of the folder"
                 )
             there[f"tiles/{file.name}"] = int(match[1]), int(match[2])
-    if job.grid is not None:
-        wanted = {tile.name: tile.origin for tile in job.grid}
+    wanted = job.origins
+    if wanted is not None:
         missing = [name for name in wanted if name not in there]
         if missing:
             raise IIDStoreError(
@@ -129,7 +132,7 @@ def _tiles_there(folder: str | os.PathLike[str], job: Job) -> list[str]:
             )
         for name in sorted(there.keys() - wanted.keys()):
             raise IIDStoreError(
-                f"{folder}: {name} is none of the grid's {len(wanted)} tiles; move it out of the folder"
+                f"{folder}: {name} is none of the mosaic's {len(wanted)} tiles; move it out of the folder"
             )
     return sorted(there, key=lambda name: there[name])
 

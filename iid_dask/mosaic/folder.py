@@ -12,12 +12,14 @@ from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDFormatError, IIDLimitError, IIDStoreError
 from iid_dask.format.reader import RecordReader, open_records
 from iid_dask.format.target import atomic_write
 from iid_dask.format.writer import encode_metadata
-from iid_dask.mosaic.grid import Grid, Tile
+from iid_dask.mosaic.grid import Grid, Tile, tile_name
 from iid_dask.once import Once
 
 VERSION = 1
@@ -29,7 +31,7 @@ MAX_MOSAIC_SIDE = 2**31 - 1
 MAX_TILE_SIDE = 65_535
 """Rows or columns of a tile, which is an ordinary file."""
 
-MANIFEST, JOB = "mosaic.json", "job.json"
+MANIFEST, JOB, INPUT = "mosaic.json", "job.json", "input.txt"
 
 STITCHES = ("label", "name", "touch", "iou")
 
@@ -59,6 +61,8 @@ class Job:
         With ``stitch="name"``: what to do with one identity twice in a tile.
     metadata : dict
         Of the mosaic.
+    places : tuple of (row, column), optional
+        Where tiles begin, if they lie anywhere and this is known beforehand.
     """
 
     shape: tuple[int, int]
@@ -69,6 +73,7 @@ class Job:
     identity: tuple[str, ...] = ("domain", "address")
     on_duplicate: Literal["merge", "refuse"] = "merge"
     metadata: dict[str, Any] = field(default_factory=dict)
+    places: tuple[tuple[int, int], ...] | None = None
 
     def __post_init__(self) -> None:
         _check_sides("shape", self.shape, 0, MAX_MOSAIC_SIDE)
@@ -95,6 +100,8 @@ class Job:
             )
         if self.connected and self.stitch not in ("touch", None):
             raise ValueError(f'connected=True joins what touches: stitch = {self.stitch!r}, expected "touch"')
+        if not isinstance(self.connected, bool):
+            raise TypeError(f"connected = {self.connected!r:.80}: expected True or False")
         encode_metadata(self.metadata)
 
     @property
@@ -103,12 +110,20 @@ class Job:
         return None if self.tile is None else Grid(self.shape, self.tile, self.halo)
 
     @property
+    def origins(self) -> dict[str, tuple[int, int]] | None:
+        """Path and first pixel of every tile that belongs to the mosaic; None where that is not known beforehand."""
+        if self.grid is not None:
+            return {tile.name: tile.origin for tile in self.grid}
+        return None if self.places is None else {tile_name(place): place for place in self.places}
+
+    @property
     def id(self) -> str:
         """Sixteen hexadecimal digits: jobs with the same options have the same."""
-        return hashlib.blake2b(self._json().encode(), digest_size=8).hexdigest()
+        return hashlib.blake2b(self._json(sort_keys=True).encode(), digest_size=8).hexdigest()
 
-    def _json(self) -> str:
-        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True)
+    def _json(self, *, sort_keys: bool = False) -> str:
+        # Metadata keep their order in the file: the bytes that the mosaic becomes depend on it.
+        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=sort_keys)
 
     def place(self, origin: Sequence[int], shape: Sequence[int], core: BBox | Sequence[int] | None = None) -> Tile:
         """Return the tile of a box of the mosaic.
@@ -152,6 +167,24 @@ def check_stitch(stitch: object) -> None:
     """Raise ValueError for anything that is no way to join pieces."""
     if stitch is not None and stitch not in STITCHES:
         raise ValueError(f"stitch = {stitch!r}: expected None or one of {', '.join(map(repr, STITCHES))}")
+
+
+def as_pair(what: str, numbers: Any) -> tuple[int, int]:
+    """Return rows and columns; TypeError or ValueError for what is not two integers."""
+    try:
+        if any(isinstance(number, bool) for number in numbers):
+            raise TypeError("found bool")
+        row, col = (index(number) for number in numbers)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{what} = {numbers!r:.80}: expected two integers, rows before columns") from error
+    return row, col
+
+
+def as_tile(tile: Any) -> tuple[int, int]:
+    """Return rows and columns of a tile that is given so, or by one number for both."""
+    if isinstance(tile, int | np.integer):
+        return as_pair("tile", (tile, tile))
+    return as_pair("tile", tile)
 
 
 def _check_sides(what: str, sides: object, least: int, most: int) -> None:
@@ -203,13 +236,11 @@ def prepare(
     >>> [tuple(tile.box) for tile in job.grid]
     [(0, 0, 500, 500), (0, 500, 500, 1000), (500, 0, 600, 500), (500, 500, 600, 1000)]
     """
-    if isinstance(tile, int):
-        tile = (tile, tile)
-    size = tuple(shape)
+    size = as_pair("shape", shape)
     job = Job(
-        (int(size[0]), int(size[1])) if len(size) == 2 else size,  # type: ignore[arg-type]
+        size,
         stitch,
-        None if tile is None else tuple(tile),  # type: ignore[arg-type]
+        None if tile is None else as_tile(tile),
         halo,
         connected,
         tuple(identity),
@@ -227,15 +258,35 @@ def begin(folder: str | os.PathLike[str], job: Job) -> Job:
         if there != job:
             raise IIDStoreError(f"{path}: holds a mosaic that was begun with other options: {_difference(there, job)}")
         return job
+    _refuse_foreign(path)
     (path / "tiles").mkdir(parents=True, exist_ok=True)
     with atomic_write(path / JOB) as file:
         file.write(job._json().encode())
     return job
 
 
+def _refuse_foreign(path: Path) -> None:
+    """Refuse to make a mosaic of a folder of something else."""
+    # A killed process may have left the folder of tiles and temporary files, and another one writes the job just now.
+    own = ("tiles", JOB, INPUT)
+    held = [name for name in os.listdir(path) if name not in own and name[0] != "."] if path.is_dir() else []
+    if held:
+        raise IIDStoreError(f"{path}: holds {min(held)!r} and is no mosaic's; give a new folder, or an empty one")
+
+
 def _difference(there: Job, wanted: Job) -> str:
     old, new = asdict(there), asdict(wanted)
     return "; ".join(f"{name} is {old[name]!r:.80}, now {new[name]!r:.80}" for name in old if old[name] != new[name])
+
+
+def same_input(folder: str | os.PathLike[str], token: str) -> bool:
+    """Return whether a folder's tiles were begun from the image that a token tells, and note it there for later."""
+    path = Path(folder).expanduser() / INPUT
+    if path.is_file() and path.read_text() == token:
+        return True
+    with atomic_write(path) as file:
+        file.write(token.encode())
+    return False
 
 
 def load_job(folder: str | os.PathLike[str]) -> Job:
@@ -266,6 +317,8 @@ def _parse_job(path: str, data: bytes) -> Job:
             raise ValueError(f"version {version!r}, expected {VERSION}")
         for name in ("shape", "tile", "identity"):
             values[name] = values[name] if values[name] is None else tuple(values[name])
+        if values["places"] is not None:
+            values["places"] = tuple((row, col) for row, col in values["places"])
         return Job(**values)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise IIDFormatError(path, "file", None, None, f"{error}", "what iid_dask.prepare wrote") from error
@@ -284,14 +337,18 @@ def with_image_size(metadata: Mapping[str, Any], shape: Sequence[int]) -> dict[s
     >>> with_image_size({"camera": "a"}, (600, 1000))
     {'camera': 'a', 'image': {'height': 600, 'width': 1000}}
     """
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata = {metadata!r:.80}: expected a mapping, such as {{'camera': 'a'}}")
     height, width = shape
     image = metadata.get("image", {})
     if not isinstance(image, Mapping):
         raise ValueError(f"metadata: image = {image!r:.80}: expected an object with height and width, or none")
     for name, size in (("height", height), ("width", width)):
         if image.get(name, size) != size:
-            raise ValueError(f"metadata: image.{name} = {image[name]!r:.80} contradicts the array's {size} pixels")
-    return {**metadata, "image": {**image, "height": int(height), "width": int(width)}}
+            raise ValueError(f"metadata: image.{name} = {image[name]!r:.80} contradicts the image's {size} pixels")
+    sized = {**metadata, "image": {**image, "height": int(height), "width": int(width)}}
+    # What JSON makes of it, so that a job that is read back is the same.
+    return json.loads(encode_metadata(sized))
 
 
 def inside(folder: str | os.PathLike[str], path: object) -> Path:
@@ -312,7 +369,8 @@ def inside(folder: str | os.PathLike[str], path: object) -> Path:
     return found
 
 
-_tile_readers: Once[RecordReader] = Once(256)
+tile_readers: Once[RecordReader] = Once(256)
+"""Tiles that this process has open."""
 
 
 def tile_reader(folder: str | os.PathLike[str], path: str) -> RecordReader:
@@ -327,4 +385,4 @@ def tile_reader(folder: str | os.PathLike[str], path: str) -> RecordReader:
     file = inside(folder, path)
     status = file.stat()
     token = (str(file), status.st_mtime_ns, status.st_size)
-    return _tile_readers.get(token, lambda: open_records(str(file)))
+    return tile_readers.get(token, lambda: open_records(str(file)))

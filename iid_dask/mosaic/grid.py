@@ -9,6 +9,11 @@ from iid_dask.bbox import BBox
 from iid_dask.cutting import tiles
 
 
+def tile_name(origin: tuple[int, int]) -> str:
+    """Return the path, in a mosaic's folder, of the tile that begins at a pixel."""
+    return f"tiles/r{origin[0]:07d}_c{origin[1]:07d}.iid"
+
+
 @dataclass(frozen=True)
 class Tile:
     """One tile of a mosaic.
@@ -32,7 +37,7 @@ class Tile:
     @property
     def name(self) -> str:
         """Path of the tile's file in the mosaic's folder."""
-        return f"tiles/r{self.box.min_row:07d}_c{self.box.min_col:07d}.iid"
+        return tile_name(self.origin)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
@@ -148,7 +149,15 @@ def _look_for_duplicates(job: Job, entries: Entries, paths: list[str], codes: np
             f'{found}; expected each once in a tile: on_duplicate="merge" joins them, identity=("domain", "address", '
             '"group") tells those of different groups apart'
         )
-    warnings.warn(f"{found}; each is one segment now, the union of its masks", IIDWarning, stacklevel=2)
+    warnings.warn(f"{found}; each is one segment now, the union of its masks", IIDWarning, stacklevel=_first_outside())
+
+
+def _first_outside() -> int:
+    """Number the first caller that is not of this package as `warnings.warn` counts them: who calls this is 1."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0] and frame.f_back:
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 # --- segments of pieces -----------------------------------------------------------------------------------------

@@ -251,6 +251,7 @@ class Tables:
             raise IIDFormatError(str(path), "file", None, None, f"crc32 {found:#010x}", f"{crc:#010x}")
 
     def _gone(self, name: str) -> IIDFormatError:
+        self.refuse_replaced()  # who decides anew removes old tables when the new manifest is in place
         path = self.manifest.tables[name]["path"]
         return IIDFormatError(
             self.manifest.name,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from iid_dask.format.encode import Names
+from iid_dask.format.writer import check_group_names
 from iid_dask.mosaic.survey import Strings
 
 Lookup = Mapping[int, Any] | Callable[[int], Any]
@@ -99,9 +100,13 @@ def groups_of(naming: Naming, labels: np.ndarray) -> tuple[list[str], np.ndarray
     for row, label in enumerate(labels.tolist() if lookup is not None else ()):
         value = lookup(label)
         names = () if value is None else (value,) if isinstance(value, str) else value
-        for name in names if isinstance(names, Iterable) else (names,):
+        if isinstance(names, bytes) or not isinstance(names, Iterable):
+            raise TypeError(f"groups: label {label} is in {value!r:.80}: expected str, or several")
+        for name in names:
             if not isinstance(name, str):
                 raise TypeError(f"groups: label {label} is in {name!r:.80}: expected str, or several")
+            if name not in numbers:
+                check_group_names([name])
             groups.append(numbers.setdefault(name, len(numbers)))
             rows.append(row)
     return list(numbers), np.stack([np.array(groups, np.int64), np.array(rows, np.int64)], axis=1)

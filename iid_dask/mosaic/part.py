@@ -12,23 +12,13 @@ from iid_dask.errors import IIDFormatError
 from iid_dask.format.layout import REGION_HEAD
 from iid_dask.format.segments import SegmentColumns
 from iid_dask.format.source import LOCAL_GAP
+from iid_dask.mosaic.region_parts import spread
 
 if TYPE_CHECKING:
     from iid_dask.mosaic.files import MosaicFiles
 
 PLACES = np.dtype([("segment_offset", "<i8"), ("segment_length", "<i8")])
 """Where segments lie."""
-
-
-def spans(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the integers of ranges, one after another.
-
-    Examples
-    --------
-    >>> spans(np.array([7, 0]), np.array([3, 2])).tolist()
-    [7, 8, 9, 0, 1]
-    """
-    return np.arange(int(counts.sum())) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +125,7 @@ def joined(parts: Sequence[TilePart]) -> TilePart:
     crcs = None if any(some is None for some in known) else np.concatenate([np.zeros(0, np.uint32), *known])
     keys = np.concatenate([part.keys for part in parts])
     order = np.argsort(keys, kind="stable")
-    regions = spans((np.cumsum(counts) - counts)[order], counts[order])
+    regions = spread((np.cumsum(counts) - counts)[order], counts[order])
     rows = SegmentColumns(
         stacked["boxes"][order],
         stacked["areas"][order],

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iid_dask.cutting import ranges
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.encode import Head, Names, plan_head
 from iid_dask.format.layout import MAX_SIDE, REGION_HEAD, SEGMENT_HEAD
 from iid_dask.format.segments import SegmentColumns, region_lengths
 from iid_dask.mosaic.joining import Joined, join
-from iid_dask.mosaic.parts import Parts, spread
 from iid_dask.mosaic.ranges import Bands, Copies, Range, Sources, TileFiles, region_heads, segment_heads
-from iid_dask.mosaic.stored import OpenTile, Pieces, Stored, running, stored
+from iid_dask.mosaic.region_parts import Parts, spread
+from iid_dask.mosaic.stored import OpenTile, Shown, Stored, running, stored
 
 RANGE = 32 * 2**20
 """Bytes that a task writes."""
@@ -24,7 +25,7 @@ WAY_OUT = "keep the mosaic, which opens like a file and has no such limit"
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class Layout:
     """Every byte's place.
 
     Attributes
@@ -52,13 +53,9 @@ class Plan:
         """Cut the section into ranges of at most `RANGE`; one thing may be larger by its heads."""
         bands = self._bands()
         atoms = self._atoms(bands)
-        ends = np.cumsum(atoms.nbytes)
-        first = 0
-        while first < len(ends):
-            start = int(ends[first] - atoms.nbytes[first])
-            last = max(first + 1, int(np.searchsorted(ends, start + RANGE, side="right")))
-            yield self._range(atoms, bands, first, last, start, int(ends[last - 1]))
-            first = last
+        reach = running(atoms.nbytes)
+        for first, last in ranges(atoms.nbytes, RANGE):
+            yield self._range(atoms, bands, first, last, int(reach[first]), int(reach[last]))
 
     def _bands(self) -> _AllBands:
         """Cut every region that is built into bands of whole bytes."""
@@ -153,17 +150,17 @@ class _Atoms(NamedTuple):
 def plan_consolidated(
     path: str,
     files: TileFiles,
-    pieces: Pieces,
+    shown: Shown,
     names: Names,
     *,
     groups: Mapping[str, Sequence[int] | np.ndarray],
     metadata: Mapping[str, Any],
     loose: bool,
     open_tile: OpenTile,
-) -> Plan:
+) -> Layout:
     """Join what borders cut, and place every byte; see `iid_dask.mosaic.consolidate.write_consolidated`."""
     n = len(names)
-    held, files = stored(open_tile, files, pieces)
+    held, files = stored(open_tile, files, shown)
     _check_limits(path, held, n)
     full = np.flatnonzero(held.counts)
     alone = np.bincount(held.segments[full], minlength=n)[held.segments[full]] == 1
@@ -194,7 +191,7 @@ def plan_consolidated(
     ranks = first_region[joined.segments] + _ranks(joined.segments)
     regions = np.concatenate([ranks[joined.regions], first_region[more.segments] + _ranks(more.segments)])
     order = np.argsort(regions, kind="stable")
-    return Plan(files, head, columns, copies, parts.followed_by(more).take(order), regions[order])
+    return Layout(files, head, columns, copies, parts.followed_by(more).take(order), regions[order])
 
 
 def _check_limits(path: str, held: Stored, n: int) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 
 from iid_dask import kernels
 from iid_dask.errors import IIDChangedError, IIDFormatError
-from iid_dask.format.layout import REGION_HEAD, SEGMENT_HEAD
+from iid_dask.format.layout import REGION_HEAD, SEGMENT_HEAD, SPARE
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.source import LocalSource
 from iid_dask.format.target import put
 from iid_dask.mosaic.folder import tile_reader
-from iid_dask.mosaic.parts import BYTES, read_ranges
+from iid_dask.mosaic.region_parts import BYTES, read_ranges
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class TileFiles:
         return reader
 
     def read(self, tile: int, offsets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read ranges of a file's segments section, as `parts.Read` says."""
+        """Read ranges of a file's segments section, as `region_parts.Read` says."""
         return self.open(tile).read_bits(offsets, lengths)
 
     def only(self, tiles: np.ndarray) -> TileFiles:
@@ -154,8 +154,8 @@ class Range:
 
 
 def assemble(files: TileFiles, part: Range) -> np.ndarray:
-    """Return the bytes of a range, uint8, with 16 spare ones."""
-    out = np.zeros(part.stop - part.start + 16, np.uint8)
+    """Return the bytes of a range, uint8, with `SPARE` more at its end."""
+    out = np.zeros(part.stop - part.start + SPARE, np.uint8)
     tiles = part.copies.tiles
     order = np.argsort(tiles, kind="stable")
     for some in np.split(order, np.flatnonzero(np.diff(tiles[order])) + 1):

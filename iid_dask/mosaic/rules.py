@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from iid_dask.errors import IIDStoreError
 from iid_dask.mosaic.evidence import Evidence
 from iid_dask.mosaic.folder import Job
 
@@ -56,6 +55,7 @@ class Touch:
     def __post_init__(self) -> None:
         _check_share("min_share", self.min_share)
         _check_share("min_breadth", self.min_breadth)
+        _check_switch("mutual", self.mutual)
         if not isinstance(self.min_pixels, int) or isinstance(self.min_pixels, bool) or self.min_pixels < 1:
             raise ValueError(f"min_pixels = {self.min_pixels!r}: expected pixels, 1 or more")
 
@@ -102,6 +102,7 @@ class IoU:
 
     def __post_init__(self) -> None:
         _check_share("min_iou", self.min_iou)
+        _check_switch("mutual", self.mutual)
 
     def score(self, evidence: Evidence) -> np.ndarray:
         """Return the score of each pair, float64."""
@@ -118,14 +119,21 @@ class IoU:
 
 Rule = Touch | IoU
 
-PAIR = ("tile_a", "key_a", "tile_b", "key_b")
-
 RULES: dict[str, type[Touch] | type[IoU]] = {"touch": Touch, "iou": IoU}
+
+CONNECTED = "connected components join wherever they touch"
+
+NO_HALO = "IoU compares what two tiles both hold, and this mosaic has no halo: take Touch, or prepare it with halo="
 
 
 def _check_share(what: str, value: object) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
         raise ValueError(f"{what} = {value!r}: expected a share, 0 … 1")
+
+
+def _check_switch(what: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{what} = {value!r}: expected True or False")
 
 
 def checked(rule: Rule | None, job: Job) -> Rule | None:
@@ -134,19 +142,30 @@ def checked(rule: Rule | None, job: Job) -> Rule | None:
     Raises
     ------
     ValueError
-        For a rule where nothing is to be decided.
+        For a rule where nothing is to be decided, and for `IoU` where tiles have no halo.
     TypeError
         For what is no rule.
     """
-    if rule is not None and not isinstance(rule, Touch | IoU):
-        raise TypeError(f"rule = {rule!r:.80}: expected iid_dask.Touch(…) or iid_dask.IoU(…)")
+    check_kind(rule)
     decides = job.stitch in ("touch", "iou") and not job.connected
     if rule is not None and not decides:
-        why = "connected components join wherever they touch" if job.connected else f"stitch = {job.stitch!r}"
-        raise ValueError(f"rule = {rule!r}: {why}, so there is nothing to decide; leave it out")
+        raise nothing_to_decide(rule, CONNECTED if job.connected else f"stitch = {job.stitch!r}")
+    if isinstance(rule, IoU) and job.grid is not None and len(job.grid) > 1 and not job.halo:
+        raise ValueError(NO_HALO)
     if not decides or rule is not None:
         return rule
     return RULES[str(job.stitch)]()
+
+
+def nothing_to_decide(rule: Rule, why: str) -> ValueError:
+    """Return the error for a rule that has nothing to decide."""
+    return ValueError(f"rule = {rule!r}: {why}, so there is nothing to decide; leave it out")
+
+
+def check_kind(rule: object) -> None:
+    """Raise TypeError for anything but a rule or None."""
+    if rule is not None and not isinstance(rule, Touch | IoU):
+        raise TypeError(f"rule = {rule!r:.80}: expected iid_dask.Touch(…) or iid_dask.IoU(…)")
 
 
 def decided(evidence: Evidence, rule: Rule | None) -> Evidence:
@@ -157,7 +176,15 @@ def decided(evidence: Evidence, rule: Rule | None) -> Evidence:
     evidence
     rule
         None: whatever touches is one.
+
+    Raises
+    ------
+    ValueError
+        For `IoU` if no pair has a pixel in a halo.
     """
+    # Where tiles lie anywhere only this tells that none overlap: what touches has pixels in a halo, if there is one.
+    if isinstance(rule, IoU) and len(evidence) and not evidence.union.any():
+        raise ValueError(NO_HALO)
     if rule is None:
         score = ((evidence.contact_a > 0) | (evidence.intersection > 0)).astype(float)
         chosen = score > 0
@@ -188,34 +215,6 @@ def _is_best(evidence: Evidence, score: np.ndarray, weight: np.ndarray) -> np.nd
     return best
 
 
-def edited(evidence: Evidence, table: Any, name: str) -> Evidence:
-    """Take over decisions from an edited table of seams.
-
-    Parameters
-    ----------
-    evidence
-        As the mosaic has it.
-    table : DataFrame or mapping of columns
-        Of the same pairs, in any order; changed decisions become manual ones.
-    name
-        Of the mosaic, for errors.
-
-    Raises
-    ------
-    IIDStoreError
-        If the table is of other pairs.
-    """
-    ends = np.stack([np.asarray(table[column], np.int64) for column in PAIR], axis=1)
-    order = np.lexsort(ends.T[::-1])
-    if not np.array_equal(ends[order], evidence.pairs()):
-        raise IIDStoreError(
-            f"{name}: the table of {len(ends)} seams is not this mosaic's, which has {len(evidence)}: expected the "
-            f"same {', '.join(PAIR)}; edit what its seams() returns now"
-        )
-    decision, manual = (np.asarray(table[column], bool)[order] for column in ("decision", "manual"))
-    return replace(evidence, decision=decision, manual=manual | (decision != evidence.decision))
-
-
 def parse_rule(text: str) -> Rule:
     """Read a rule from a command line.
 
@@ -230,18 +229,34 @@ def parse_rule(text: str) -> Rule:
     (Touch(min_share=0.6, min_pixels=3, min_breadth=0.1, mutual=True), IoU(min_iou=0.5, mutual=True))
     """
     name, _, rest = text.partition(":")
+    if name not in RULES:
+        known = " or ".join(f"{other}:{_spelled(kind)}" for other, kind in RULES.items())
+        raise ValueError(f"rule {text!r}: expected {known}, each option or none")
+    options: dict[str, Any] = {}
+    for part in rest.split(",") if rest else ():
+        option, value = _parse_option(name, part)
+        if option in options:
+            raise ValueError(f"{name}: option {option!r} is given twice")
+        options[option] = value
     try:
-        options = {key: json.loads(value) for key, value in (part.split("=") for part in rest.split(",") if part)}
         return RULES[name](**options)
-    except (KeyError, TypeError, ValueError) as error:
-        known = " or ".join(
-            f"{kind.name}:{','.join(f'{f.name}={f.default}' for f in fields(kind))}" for kind in RULES.values()
-        )
-        raise ValueError(f"rule {text!r}: expected {known.lower()}, each option or none ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
-def _spelled(kind: type[Touch] | type[IoU]) -> str:
-    return f"{kind.name}:" + ",".join(f"{option.name}={json.dumps(option.default)}" for option in fields(kind))
+def _parse_option(name: str, part: str) -> tuple[str, Any]:
+    option, _, value = (word.strip() for word in part.partition("="))
+    defaults = {known.name: json.dumps(known.default) for known in fields(RULES[name])}
+    if option not in defaults:
+        raise ValueError(f"{name}: unknown option {option!r}; known: {_spelled(RULES[name], ', ')}")
+    try:
+        return option, json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"{name}: {option} = {value!r}: expected a value such as {defaults[option]}") from error
+
+
+def _spelled(kind: type[Touch] | type[IoU], between: str = ",") -> str:
+    return between.join(f"{option.name}={json.dumps(option.default)}" for option in fields(kind))
 
 
 def to_json(rule: Rule | None) -> dict[str, Any] | None:

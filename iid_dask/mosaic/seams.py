@@ -5,22 +5,35 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from iid_dask.errors import IIDFormatError
+from iid_dask.mosaic.edits import check_columns, edited, joins_within, whole_numbers
 from iid_dask.mosaic.evidence import SCHEMA, Evidence
 from iid_dask.mosaic.finish import complete, opened
 from iid_dask.mosaic.folder import MANIFEST, load_job
 from iid_dask.mosaic.naming import Lookup, Naming
-from iid_dask.mosaic.rules import IoU, Rule, Touch, checked, decided, edited, from_json, parse_rule, to_json
+from iid_dask.mosaic.rules import (
+    CONNECTED,
+    IoU,
+    Rule,
+    Touch,
+    check_kind,
+    checked,
+    decided,
+    from_json,
+    nothing_to_decide,
+    parse_rule,
+    to_json,
+)
 from iid_dask.mosaic.state import State, load
-from iid_dask.mosaic.tables import SCHEMAS, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from iid_dask.mosaic.reader import Mosaic
 
 __all__ = ["IoU", "Rule", "Touch", "decide", "parse_rule", "seams_table", "undo"]
 
@@ -47,6 +60,22 @@ def seams_table(folder: str | os.PathLike[str]) -> pd.DataFrame:
     return table
 
 
+@overload
+def decide(
+    target: str | os.PathLike[str],
+    rule: Rule | None = None,
+    *,
+    seams: pd.DataFrame | None = None,
+    names: Lookup | None = None,
+    groups: Lookup | None = None,
+    progress: bool = False,
+) -> Mosaic: ...
+
+
+@overload
+def decide(target: pd.DataFrame, rule: Rule | None = None) -> pd.DataFrame: ...
+
+
 def decide(
     target: str | os.PathLike[str] | pd.DataFrame,
     rule: Rule | None = None,
@@ -55,7 +84,7 @@ def decide(
     names: Lookup | None = None,
     groups: Lookup | None = None,
     progress: bool = False,
-) -> Any:
+) -> Mosaic | pd.DataFrame:
     """Decide again who is one in a finished mosaic, from its table of seams; no tile is segmented again.
 
     Parameters
@@ -83,9 +112,32 @@ def decide(
     IIDStoreError
         If nothing is decided in this mosaic, or the table is another one's.
     ValueError
-        If names or groups were given to `finish`, and are not here.
+        If names or groups were given to `finish`, and are not here; for `IoU` where tiles have no halo, and for a
+        table that lacks a column.
+    TypeError
+        For what is no rule, and for options that go with a folder, and not with a table.
+
+    Examples
+    --------
+    A disc that the borders of four tiles cut is one segment, until contact of more pixels is asked for:
+
+    >>> import iid_dask, os, tempfile
+    >>> folder = os.path.join(tempfile.mkdtemp(), "disc")
+    >>> rows, cols = np.ogrid[:20, :20]
+    >>> disc = (rows - 10) ** 2 + (cols - 10) ** 2 < 64
+    >>> with iid_dask.to_mosaic(disc, folder, tile=10, stitch="touch", progress=False) as mosaic:
+    ...     len(mosaic)
+    1
+    >>> with iid_dask.decide(folder, iid_dask.Touch(min_pixels=9)) as mosaic:
+    ...     len(mosaic), mosaic.seams().decision.tolist()
+    (4, [False, False, False, False, False, False])
+    >>> with iid_dask.decide(folder, seams=mosaic.seams().assign(decision=True)) as mosaic:
+    ...     len(mosaic)
+    1
     """
     if not isinstance(target, str | os.PathLike):
+        if progress or any(given is not None for given in (seams, names, groups)):
+            raise TypeError("decide: seams=, names=, groups= and progress= go with a folder; a table is only decided")
         return _decided_table(target, rule)
     path = Path(target).expanduser()
     found = load(path)
@@ -95,10 +147,15 @@ def decide(
 
 
 def _decided_table(table: pd.DataFrame, rule: Rule | None) -> pd.DataFrame:
-    missing = [name for name in SCHEMA if name not in table.columns]
-    if missing:
-        raise ValueError(f"table of seams: no column {missing[0]!r}; expected {', '.join(SCHEMA)}")
-    chosen = from_json(table.attrs.get("rule")) if rule is None else rule
+    check_kind(rule)
+    check_columns(table, SCHEMA)
+    known = "rule" in table.attrs
+    if rule is None and not known:
+        raise ValueError('table of seams: its attrs do not say which "rule" decided last; give rule=')
+    last = from_json(table.attrs["rule"]) if known else None
+    if rule is not None and known and last is None:
+        raise nothing_to_decide(rule, CONNECTED)
+    chosen = last if rule is None else rule
     evidence = decided(Evidence(**{name: table[name].to_numpy() for name in SCHEMA}), chosen)
     made = table.assign(score=evidence.score, decision=evidence.decision)
     made.attrs["rule"] = to_json(chosen)
@@ -113,8 +170,8 @@ def undo(
     names: Lookup | None = None,
     groups: Lookup | None = None,
     progress: bool = False,
-) -> Any:
-    """Take joins back, for good: rules do not make them again.
+) -> Mosaic:
+    """Take joins back: no rule makes them again, until `finish` gathers the evidence anew.
 
     Parameters
     ----------
@@ -138,34 +195,44 @@ def undo(
         For a row that the table lacks.
     KeyError
         For a key that the mosaic lacks.
+    IIDStoreError
+        If nothing is decided in this mosaic.
+    TypeError
+        For neither ``pairs`` nor ``segments``, and for what are no whole numbers.
+
+    Examples
+    --------
+    What two tiles hold of one rectangle becomes two, whatever rule decides later:
+
+    >>> import iid_dask, os, tempfile
+    >>> folder = os.path.join(tempfile.mkdtemp(), "two")
+    >>> labels = np.zeros((10, 20), np.uint8)
+    >>> labels[2:8, 6:14] = 1
+    >>> with iid_dask.to_mosaic(labels, folder, tile=10, stitch="touch", progress=False) as mosaic:
+    ...     len(mosaic)
+    1
+    >>> with iid_dask.undo(folder, segments=[0]) as mosaic:
+    ...     len(mosaic), mosaic.seams()[["decision", "manual"]].to_numpy().tolist()
+    (2, [[False, True]])
+    >>> with iid_dask.decide(folder, iid_dask.Touch()) as mosaic:
+    ...     len(mosaic)
+    2
     """
+    if pairs is None and segments is None:
+        raise TypeError("undo: say which, pairs= or segments=")
     path = Path(folder).expanduser()
     found = load(path)
-    rows = np.asarray([] if pairs is None else pairs, np.int64)
+    rows = whole_numbers("pairs", pairs)
     wrong = rows[(rows < 0) | (rows >= len(found.evidence))]
     if len(wrong):
         raise IndexError(f"{path}: no row {wrong[0]} in the table of seams, which has {len(found.evidence)}")
     if segments is not None:
-        rows = np.concatenate([rows, _joins_within(path, found, np.asarray(segments, np.int64))])
+        rows = np.concatenate([rows, joins_within(path, found, whole_numbers("segments", segments))])
     manual, decision = found.evidence.manual.copy(), found.evidence.decision.copy()
     manual[rows], decision[rows] = True, False
     evidence = replace(found.evidence, manual=manual, decision=decision)
     _decide_again(path, found, evidence, None, names, groups, progress)
     return opened(path)
-
-
-def _joins_within(folder: Path, found: State, segments: np.ndarray) -> np.ndarray:
-    """Rows of the table of seams that join pieces of these segments."""
-    count = found.manifest["counts"]["segments"]
-    wrong = segments[(segments < 0) | (segments >= count)]
-    if len(wrong):
-        raise KeyError(f"{folder}: no segment {wrong[0]}; keys are 0 … {count - 1}")
-    wanted = ("tile", "key", "label")
-    pieces = read_table(folder, found.manifest["tables"]["pieces"], SCHEMAS["pieces"], wanted)
-    chosen = np.isin(pieces["label"].astype(np.int64) - 1, segments)
-    held = pieces["tile"][chosen] << 32 | pieces["key"][chosen]
-    ends = found.evidence.tile_a << 32 | found.evidence.key_a
-    return np.flatnonzero(found.evidence.decision & np.isin(ends, held))
 
 
 def _decide_again(

@@ -10,7 +10,8 @@ import numpy as np
 from iid_dask import kernels
 from iid_dask.errors import IIDFormatError
 from iid_dask.format.segments import SegmentColumns
-from iid_dask.mosaic.part import TilePart, spans
+from iid_dask.mosaic.part import TilePart
+from iid_dask.mosaic.region_parts import spread
 from iid_dask.mosaic.tables import BOX
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def by_entry(part: TilePart, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     counts = stops - starts
     boxes, bits = part.columns.region_boxes, part.columns.region_bits
     if int(counts.sum()) != len(bits) or np.any(starts[1:] < starts[:-1]):
-        regions = spans(starts, counts)
+        regions = spread(starts, counts)
         boxes, bits = boxes[regions], bits[regions]
     return np.concatenate(([0], np.cumsum(counts))), boxes, bits
 

@@ -163,8 +163,8 @@ def load(folder: Path) -> State:
     tables = manifest["tables"]
     if "seams" not in tables:
         raise IIDStoreError(
-            f'{path}: a mosaic with stitch = {manifest["stitch"]!r}, in which nothing is decided; expected "touch" or '
-            '"iou"'
+            f"{path}: a mosaic with stitch = {manifest['stitch']!r}, in which nothing is decided; seams are those of "
+            'labels that are local to their tiles: write such tiles into a new folder, with stitch="touch" or "iou"'
         )
     tiles = read_table(folder, tables["tiles"], SCHEMAS["tiles"])
     evidence = Evidence(**read_table(folder, tables["seams"], SEAMS))

@@ -10,16 +10,16 @@ import numpy as np
 
 from iid_dask.errors import IIDFormatError
 from iid_dask.format.reader import RecordReader
-from iid_dask.mosaic.parts import Parts, spread
 from iid_dask.mosaic.ranges import TileFiles, stamp_of
+from iid_dask.mosaic.region_parts import Parts, spread
 
 OpenTile = Callable[[int], RecordReader]
 """Opens a file by its number, and checks that it is the one that the mosaic means."""
 
 
 @dataclass(frozen=True, eq=False)
-class Pieces:
-    """Which entry of which file shows which segment, in any order; int64 arrays, shape (p,)."""
+class Shown:
+    """Which segment each entry of a file shows, in any order; int64 arrays, shape (p,)."""
 
     tiles: np.ndarray
     keys: np.ndarray
@@ -66,7 +66,7 @@ class Stored:
         return Parts(self.segments[owners], owners, self.tiles[owners], boxes, self.bits[regions].astype(np.int64))
 
 
-def stored(open_tile: OpenTile, files: TileFiles, pieces: Pieces) -> tuple[Stored, TileFiles]:
+def stored(open_tile: OpenTile, files: TileFiles, shown: Shown) -> tuple[Stored, TileFiles]:
     """Read the columns of the files, one file after another; return also the files with their stamps.
 
     Raises
@@ -74,8 +74,8 @@ def stored(open_tile: OpenTile, files: TileFiles, pieces: Pieces) -> tuple[Store
     IIDFormatError
         If a file has no entry that should show a segment.
     """
-    order = np.lexsort((pieces.keys, pieces.tiles))
-    tiles, keys = pieces.tiles[order], pieces.keys[order]
+    order = np.lexsort((shown.keys, shown.tiles))
+    tiles, keys = shown.tiles[order], shown.keys[order]
     areas, counts = np.zeros((2, len(order)), np.int64)
     boxes, bits, stamps = [np.zeros((0, 4), np.uint16)], [np.zeros(0, np.uint32)], {}
     starts = np.flatnonzero(np.diff(tiles, prepend=-1)).tolist()
@@ -92,7 +92,7 @@ def stored(open_tile: OpenTile, files: TileFiles, pieces: Pieces) -> tuple[Store
         bits.append(columns.region_bits[regions])
     corners = np.array([files.origins[int(tiles[start])] for start in starts], np.int64).reshape(-1, 2)
     origins = np.repeat(corners, np.diff([*starts, len(order)]), axis=0)
-    rows = pieces.segments[order], tiles, keys, areas, origins
+    rows = shown.segments[order], tiles, keys, areas, origins
     held = Stored(*rows, running(counts), np.concatenate(boxes), np.concatenate(bits))
     return _by_segment(held), replace(files, stamps=stamps)
 

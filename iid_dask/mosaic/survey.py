@@ -13,8 +13,9 @@ import numpy as np
 
 from iid_dask import kernels
 from iid_dask.bbox import BBox
+from iid_dask.cutting import ranges
 from iid_dask.errors import IIDFormatError, IIDStoreError
-from iid_dask.format.layout import INDEX_TRAILER
+from iid_dask.format.layout import INDEX_TRAILER, SPARE
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.segments import SegmentColumns
 from iid_dask.format.source import BytesSource
@@ -175,14 +176,7 @@ def batches(nbytes: np.ndarray) -> list[tuple[int, int]]:
     >>> batches(np.array([10, 2**25, 10, 10]))
     [(0, 1), (1, 2), (2, 4)]
     """
-    work = np.maximum(nbytes, TASK_NBYTES // TASK_TILES)
-    ends = np.cumsum(work)
-    found, start, before = [], 0, 0
-    while start < len(work):
-        stop = max(start + 1, int(np.searchsorted(ends, before + TASK_NBYTES, side="right")))
-        found.append((start, stop))
-        start, before = stop, int(ends[stop - 1])
-    return found
+    return list(ranges(np.maximum(nbytes, TASK_NBYTES // TASK_TILES), TASK_NBYTES))
 
 
 def survey_tiles(folder: str, paths: Sequence[str], job_id: str) -> Survey:
@@ -272,7 +266,7 @@ def entries_of(reader: RecordReader, data: bytes, origin: tuple[int, int]) -> En
     first_region = columns.first_region.astype(np.int64)
     regions = columns.region_boxes.astype(np.int64)
     # Kernels read whole words; eight bytes at the end of a section may be the file's last.
-    spare = np.frombuffer(data + bytes(16), np.uint8)
+    spare = np.frombuffer(data + bytes(SPARE), np.uint8)
     _verify(reader, columns, spare)
     first = np.full((n, 2), -1, np.int64)
     bits = (columns.region_bits.astype(np.int64) + int(reader.header["segments_offset"])) * 8

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from iid_dask.bbox import BBox
 from iid_dask.format.encode import Names, Segments, write_file
 from iid_dask.mosaic.blocks import Mask, block_crc, segments_of, segments_of_masks
-from iid_dask.mosaic.folder import Job, load_job
+from iid_dask.mosaic.folder import Job, as_pair, load_job
 from iid_dask.mosaic.grid import Tile
 
 
@@ -101,7 +100,9 @@ def write_tile(
     TileWritten(path='tiles/r0000000_c0000500.iid', entries=1, nbytes=...)
     """
     job = load_job(folder)
-    start = _pair("origin", origin)
+    start = as_pair("origin", origin)
+    if isinstance(content, np.ma.MaskedArray):
+        raise TypeError("content is a masked array, expected a plain one: give labels.filled(0)")
     block = np.asarray(content) if hasattr(content, "__array__") else None
     _check_kind(job, block is not None, domain)
     tile = job.place(start, _shape_of(job, start, block, shape), core)
@@ -134,14 +135,6 @@ def tile_metadata(job: Job, tile: Tile, input_crc: int | None) -> dict[str, Any]
     return {"image": {"height": height, "width": width}, "mosaic": {"job": job.id, **place}}
 
 
-def _pair(what: str, numbers: Sequence[int]) -> tuple[int, int]:
-    try:
-        row, col = (index(number) for number in numbers)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{what} = {numbers!r:.80}: expected two integers, rows before columns") from error
-    return row, col
-
-
 def _check_kind(job: Job, is_labels: bool, domain: object) -> None:
     if not isinstance(domain, bytes):
         raise TypeError(f"domain is {type(domain).__name__}, expected bytes: encode text yourself")
@@ -163,7 +156,7 @@ def _check_kind(job: Job, is_labels: bool, domain: object) -> None:
 def _shape_of(
     job: Job, origin: tuple[int, int], block: np.ndarray | None, shape: Sequence[int] | None
 ) -> tuple[int, int]:
-    given = None if shape is None else _pair("shape", shape)
+    given = None if shape is None else as_pair("shape", shape)
     if block is not None:
         if block.ndim != 2:
             raise TypeError(f"label array of shape {block.shape}: expected two dimensions, rows and columns")
@@ -191,19 +184,18 @@ def _of_masks(job: Job, items: Iterable[Mask], tile: Tile) -> _Content:
 
 
 def _refuse_duplicates(names: Names, groups: Mapping[str, np.ndarray] | None) -> None:
-    """Refuse two items with one name; with ``groups`` only where they share a group, or neither has one."""
+    """Refuse two items with one name; with ``groups`` only where they are in the same groups."""
     domains, addresses = names.lists()
-    held: list[list[str | None]] = [[] for _ in domains]
+    held: list[list[str]] = [[] for _ in domains]
     for name, keys in (groups or {}).items():
         for key in keys.tolist():
             held[key].append(name)
-    seen: dict[tuple[bytes, bytes, str | None], int] = {}
+    seen: dict[tuple[bytes, bytes, frozenset[str]], int] = {}
     for number, (domain, address) in enumerate(zip(domains, addresses, strict=True)):
-        for group in held[number] or [None]:
-            first = seen.setdefault((domain, address, group), number)
-            if first != number:
-                where = "" if group is None else f" in group {group!r}"
-                raise ValueError(
-                    f"items {first} and {number} are both ({domain!r:.80}, {address!r:.80}){where}, and the mosaic was "
-                    'prepared with on_duplicate="refuse"; name them apart, or prepare it with "merge"'
-                )
+        first = seen.setdefault((domain, address, frozenset(held[number])), number)
+        if first != number:
+            where = f" in group {', '.join(map(repr, held[number]))}" if held[number] else ""
+            raise ValueError(
+                f"items {first} and {number} are both ({domain!r:.80}, {address!r:.80}){where}, and the mosaic was "
+                'prepared with on_duplicate="refuse"; name them apart, or prepare it with "merge"'
+            )

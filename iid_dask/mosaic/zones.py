@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from iid_dask import kernels
-from iid_dask.mosaic.parts import BYTES, Parts, Read, read_ranges
+from iid_dask.cutting import ranges
+from iid_dask.mosaic.region_parts import BYTES, Parts, Read, read_ranges
 
 PIXELS = 2**22
 """Pixels of a canvas, four bytes each."""
@@ -59,23 +60,23 @@ def border_zones(parts: Parts, starts: np.ndarray, loose: bool) -> Zones:
     kernels.adjacent_boxes(first_piece, turned, whole, first, second)
     a, b = order[first], order[second]
     low, high = np.maximum(boxes[a, :2], boxes[b, :2]) - 1, np.minimum(boxes[a, 2:], boxes[b, 2:]) + 1
-    ranges = np.stack([heads[a], stops[a], heads[b], stops[b]], axis=1)
+    near = np.stack([heads[a], stops[a], heads[b], stops[b]], axis=1)
     rest = whole_zones(parts, starts, np.flatnonzero(whole))
     return Zones(
         np.concatenate([groups[a], rest.groups]),
         np.concatenate([np.hstack([low, high]), rest.boxes]),
-        np.concatenate([ranges, rest.ranges]),
+        np.concatenate([near, rest.ranges]),
         whole,
     )
 
 
 def whole_zones(parts: Parts, starts: np.ndarray, groups: np.ndarray) -> Zones:
     stops = np.append(starts[1:], len(parts.segments))
-    ranges = np.zeros((len(groups), 4), np.int64)
-    ranges[:, 0], ranges[:, 1] = starts[groups], stops[groups]
+    near = np.zeros((len(groups), 4), np.int64)
+    near[:, 0], near[:, 1] = starts[groups], stops[groups]
     whole = np.zeros(len(starts), bool)
     whole[groups] = True
-    return Zones(groups, around(parts.boxes, starts)[groups], ranges, whole)
+    return Zones(groups, around(parts.boxes, starts)[groups], near, whole)
 
 
 def around(boxes: np.ndarray, starts: np.ndarray) -> np.ndarray:
@@ -174,14 +175,10 @@ class Batch:
 
 def batches(zones: Zones, parts: Parts) -> Iterator[Batch]:
     counts = zones.ranges[:, 1] - zones.ranges[:, 0] + zones.ranges[:, 3] - zones.ranges[:, 2]
-    ends = np.cumsum(counts)
-    first, nothing = 0, np.zeros(0, np.int64)
-    while first < len(counts):
-        before = int(ends[first] - counts[first])
-        last = max(first + 1, int(np.searchsorted(ends, before + MEETINGS, side="right")))
-        boxes, ranges = zones.boxes[first:last], zones.ranges[first:last]
-        owners, members = np.empty((2, kernels.meeting_parts(boxes, ranges, parts.boxes, nothing, nothing)), np.int64)
-        kernels.meeting_parts(boxes, ranges, parts.boxes, owners, members)
+    nothing = np.zeros(0, np.int64)
+    for first, last in ranges(counts, MEETINGS):
+        boxes, near = zones.boxes[first:last], zones.ranges[first:last]
+        owners, members = np.empty((2, kernels.meeting_parts(boxes, near, parts.boxes, nothing, nothing)), np.int64)
+        kernels.meeting_parts(boxes, near, parts.boxes, owners, members)
         batch = Batch(np.arange(first, last), boxes, np.zeros(last - first, np.int64), owners, members)
         yield from batch.bounded(parts)
-        first = last

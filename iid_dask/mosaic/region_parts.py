@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from iid_dask.format.layout import SPARE
+
 BYTES = 2**25
 """Bytes of mask bits held at once."""
 
 Read = Callable[[int, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""``read(tile, offsets, lengths)`` -> data with 16 spare bytes, and where in it each range begins.
+"""``read(tile, offsets, lengths)`` -> data with `SPARE` bytes at its end, and where in it each range begins.
 
 Offsets count from the start of the segments section of the tile's file, as `RecordReader.read_bits` takes them.
 """
@@ -74,7 +76,7 @@ def read_ranges(
     Returns
     -------
     data : uint8 array
-        With 16 spare bytes.
+        With `SPARE` bytes at its end.
     places : int64 array, shape (n,)
         Where each range begins in ``data``.
     """
@@ -87,4 +89,4 @@ def read_ranges(
             places[some] = at + base
             found.append(data)
             base += len(data)
-    return (found[0] if len(found) == 1 else np.concatenate([*found, np.zeros(16, np.uint8)])), places
+    return (found[0] if len(found) == 1 else np.concatenate([*found, np.zeros(SPARE, np.uint8)])), places
