@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -19,7 +20,7 @@ from scipy.spatial import cKDTree
 from test_finish import check_tables, files_in, manifest_of, named_masks, names_in, random_labels, tiled, write_masks
 from twins import seeds
 
-from iid_dask.errors import IIDStoreError
+from iid_dask.errors import IIDFormatError, IIDStoreError
 from iid_dask.mosaic.evidence import gather
 from iid_dask.mosaic.finish import finish
 from iid_dask.mosaic.folder import Job, load_job, prepare, tile_reader
@@ -525,3 +526,23 @@ def test_masks_keep_their_groups_when_they_are_decided_again(tmp_path):
     decide(tmp_path, seams=seams_table(tmp_path).assign(manual=False))
     assert files_in(tmp_path) == first
     assert Path(tmp_path, "mosaic.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda manifest: {**manifest, "version": 9}, "version 9"),
+        (lambda manifest: {**manifest, "naming": None}, "no naming"),
+        (lambda manifest: {**manifest, "shape": [1]}, "shape"),
+        (lambda manifest: [], "a JSON list"),
+    ],
+)
+def test_a_damaged_manifest_is_named_and_left_as_it_is(tmp_path, change, words):
+    folder = tiled(tmp_path / "m", NUCLEI, 256, stitch="touch", local=True)
+    finish(folder).close()
+    path = folder / "mosaic.json"
+    damaged = json.dumps(change(json.loads(path.read_bytes())))
+    path.write_text(damaged)
+    with pytest.raises(IIDFormatError, match=words):
+        decide(folder, Touch())
+    assert path.read_text() == damaged

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from iid_dask.bbox import BBox
-from iid_dask.errors import IIDStoreError
+from iid_dask.errors import IIDFormatError, IIDStoreError
+from iid_dask.format.layout import Limits
 from iid_dask.format.target import atomic_write
 from iid_dask.mosaic.cuts import Cut
 from iid_dask.mosaic.evidence import ENTRY_MEMBERS, Evidence
@@ -22,6 +23,7 @@ from iid_dask.mosaic.evidence import SCHEMA as SEAMS
 from iid_dask.mosaic.folder import MANIFEST
 from iid_dask.mosaic.grid import Tile
 from iid_dask.mosaic.identity import Pieces, Segments, from_arrow, to_arrow
+from iid_dask.mosaic.manifest import Manifest
 from iid_dask.mosaic.survey import Entries, Strings, Survey
 from iid_dask.mosaic.tables import BOX, SCHEMAS, read_table, write_table
 
@@ -155,11 +157,20 @@ def load(folder: Path) -> State:
         If the mosaic was not finished yet.
     IIDStoreError
         If nothing was decided in it.
+    IIDFormatError
+        If its manifest or a table is damaged.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file: call iid_dask.finish(folder) first")
-    manifest = json.loads(path.read_bytes())
+    data = path.read_bytes()
+    Manifest.parse(str(path), data, Limits())
+    manifest = json.loads(data)
+    naming = manifest.get("naming")
+    if not isinstance(naming, dict) or not {"masks", "entry_groups"} <= set(naming) or "stitch" not in manifest:
+        raise IIDFormatError(
+            str(path), "manifest", None, None, "no naming or no stitch", "what iid_dask.finish wrote; finish it again"
+        )
     tables = manifest["tables"]
     if "seams" not in tables:
         raise IIDStoreError(
