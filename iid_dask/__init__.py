@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from iid_dask.measurements import measure as measure
     from iid_dask.mosaic.finish import finish as finish
     from iid_dask.mosaic.folder import prepare as prepare
-    from iid_dask.mosaic.opening import open_any as open  # noqa: A004, F401 - users expect iid_dask.open(path)
+    from iid_dask.mosaic.opening import open as open
     from iid_dask.mosaic.reader import Mosaic as Mosaic
     from iid_dask.mosaic.reader import open_mosaic as open_mosaic
     from iid_dask.mosaic.rules import IoU as IoU
@@ -96,9 +96,9 @@ _HOMES = {
     "write_png": "iid_dask.plot",
     "write_tile": "iid_dask.mosaic.tile",
 }
-_OTHER_NAME = {"open": "open_any"}
 
-__all__ = ["__version__", "sample", *_HOMES]  # noqa: PLE0604 - all names are text
+__all__ = ["__version__", "sample"]
+__all__ += list(_HOMES)
 
 
 def sample(name: str = "us") -> str:
@@ -127,7 +127,7 @@ def sample(name: str = "us") -> str:
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), _OTHER_NAME.get(name, name))
+        value = getattr(import_module(_HOMES[name]), name)
         globals()[name] = value
         return value
     raise AttributeError(f"module 'iid_dask' has no attribute {name!r}")

@@ -15,7 +15,7 @@ from iid_dask.format.layout import Limits
 from iid_dask.format.reader import RecordReader
 from iid_dask.labels import make_labels
 from iid_dask.layers import layer_numbers
-from iid_dask.mosaic.opening import open_any
+from iid_dask.mosaic import opening
 from iid_dask.pieces import Parted
 from iid_dask.queries import as_bounds
 from iid_dask.views import OVERLAPS, REDUCES, Overlap, Selection, View
@@ -95,7 +95,7 @@ def _open(target: Any, options: dict[str, Any]) -> RecordReader:
     limits = options.get("limits")
     if limits is not None and not isinstance(limits, Limits):
         raise TypeError(f"limits = {limits!r}: expected iid_dask.Limits")
-    return open_any(
+    return opening.open(
         target,
         verify=options.get("verify", True),
         limits=limits,

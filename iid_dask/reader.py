@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from iid_dask.bbox import BBox
-from iid_dask.format.layout import Limits
-from iid_dask.format.reader import RecordReader, open_records
+from iid_dask.format.reader import RecordReader
 
 # What answers is imported where it is called: opening a file loads neither numba nor pandas.
 if TYPE_CHECKING:
@@ -235,44 +234,3 @@ class IIDReader(RecordReader):
         from iid_dask import flattening
 
         return flattening.flatten_report(self, overlap=overlap, shape=shape)
-
-
-def open_reader(
-    target: Any,
-    *,
-    verify: bool = True,
-    limits: Limits | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-) -> IIDReader:
-    """Open an ``.iid`` file.
-
-    Parameters
-    ----------
-    target : path, URL, bytes or binary file object
-        Anything that fsspec reads; ``~`` is expanded.
-    verify
-        Compare what is read with the checksums of the file's index, if it has one. False reads damaged files.
-    limits : Limits, optional
-        What the file may cost.
-    storage_options : mapping, optional
-        For the fsspec file system of a URL.
-
-    Returns
-    -------
-    IIDReader
-        Also a context manager, which closes the file.
-
-    Raises
-    ------
-    IIDFormatError
-        If the bytes are not a sound ``.iid`` file.
-    FileNotFoundError, IsADirectoryError, PermissionError
-
-    Examples
-    --------
-    >>> import iid_dask
-    >>> with iid_dask.open(iid_dask.sample("us")) as f:
-    ...     print(len(f), f.shape, list(f.groups))
-    3155 (600, 1000) ['nation', 'states', 'counties']
-    """
-    return open_records(target, verify=verify, limits=limits, storage_options=storage_options, reader=IIDReader)

@@ -27,7 +27,6 @@ from iid_dask import BBox, IIDChangedError, IIDError, IIDFormatError, IIDStoreEr
 from iid_dask.format import source as source_module
 from iid_dask.mosaic import files as files_module
 from iid_dask.mosaic.folder import MANIFEST
-from iid_dask.mosaic.opening import open_any
 from iid_dask.mosaic.reader import Mosaic, open_mosaic
 from iid_dask.mosaic.tables import SCHEMAS, read_table, write_table
 
@@ -453,22 +452,22 @@ def test_what_opens_as_a_mosaic(tmp_path, monkeypatch):
     _, folder, file = random_pair(tmp_path, 5)
     monkeypatch.setenv("HOME", str(tmp_path))
     for target in (folder, str(folder), folder / MANIFEST, "~/mosaic", f"{folder}/"):
-        assert isinstance(open_any(target), Mosaic)
+        assert isinstance(iid_dask.open(target), Mosaic)
         assert xr.open_dataset(target).sizes == xr.open_dataset(file).sizes  # guessed, without engine=
-    assert not isinstance(open_any(file), Mosaic)
-    assert not isinstance(open_any(file.read_bytes()), Mosaic)
+    assert not isinstance(iid_dask.open(file), Mosaic)
+    assert not isinstance(iid_dask.open(file.read_bytes()), Mosaic)
     with pytest.raises(FileNotFoundError, match=r"mosaic\.json: no such file"):
         open_mosaic(tmp_path)
     with pytest.raises(IsADirectoryError):
-        open_any(tmp_path)
+        iid_dask.open(tmp_path)
     iid_dask.prepare(tmp_path / "begun", (9, 9))
     with pytest.raises(IIDStoreError, match="begun, but not finished"):
-        open_any(tmp_path / "begun")
+        iid_dask.open(tmp_path / "begun")
 
 
 def test_opening_a_file_loads_nothing_that_only_mosaics_need():
     code = (
-        "import sys, iid_dask; from iid_dask.mosaic.opening import open_any; open_any(iid_dask.sample('us')); "
+        "import sys, iid_dask; iid_dask.open(iid_dask.sample('us')); "
         "print({'numba', 'pandas', 'pyarrow', 'dask', 'xarray'} & {name.split('.')[0] for name in sys.modules})"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -19,8 +19,8 @@ from iid_dask.format.layout import SPARE
 from iid_dask.format.segments import region_lengths
 from iid_dask.format.target import atomic_write
 from iid_dask.lookup import as_keys
+from iid_dask.mosaic import opening
 from iid_dask.mosaic.blocks import segments_of
-from iid_dask.mosaic.opening import is_mosaic, open_any
 from iid_dask.mosaic.reader import Mosaic
 from iid_dask.pairs import Regions
 from iid_dask.reader import IIDReader
@@ -217,12 +217,12 @@ def open_files(labels: Any, storage_options: Mapping[str, Any] | None) -> list[I
         return [labels]
     if type(labels).__name__ == "Dataset" and hasattr(labels, "iid"):
         return [_of_dataset(labels)]
-    return [open_any(labels, storage_options=storage_options)] if _is_file(labels) else []
+    return [opening.open(labels, storage_options=storage_options)] if _is_file(labels) else []
 
 
 def _is_file(item: Any) -> bool:
     if isinstance(item, str | os.PathLike):
-        return os.fsdecode(os.fspath(item)).lower().endswith(".iid") or is_mosaic(item)
+        return os.fsdecode(os.fspath(item)).lower().endswith(".iid") or opening.is_mosaic(item)
     return isinstance(item, IIDReader)
 
 

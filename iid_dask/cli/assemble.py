@@ -125,9 +125,9 @@ def _labels(inputs: tuple[str, ...]) -> Any:
 
 def said(path: str) -> None:
     """Say what a file or mosaic holds."""
-    from iid_dask.mosaic.opening import open_any
+    import iid_dask
 
-    with open_any(path) as reader:
+    with iid_dask.open(path) as reader:
         click.echo(f"{path}: {len(reader)} entries, {reader.shape[0]} x {reader.shape[1]} pixels")
 
 

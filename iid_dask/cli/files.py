@@ -87,10 +87,11 @@ def _print_table(rows: dict[str, str]) -> None:
 @click.option("--progress/--no-progress", default=None, help="Show a bar; default: on a terminal.")
 def check(file: str, progress: bool | None) -> None:
     """Validate FILE, an .iid file, a mosaic, or a Zarr store of `iid rasterize`, wholly; name every defect."""
-    from iid_dask.mosaic.opening import is_mosaic, open_any
+    import iid_dask
+    from iid_dask.mosaic.opening import is_mosaic
 
     if is_mosaic(file):
-        with open_any(file) as mosaic:
+        with iid_dask.open(file) as mosaic:
             _report(file, list(mosaic.check()))
         return
     # A store is a folder, or a URL that is not an .iid file's.

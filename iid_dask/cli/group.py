@@ -63,9 +63,10 @@ def shown(progress: bool | None) -> bool:
 
 def source(path: str) -> Any:
     """Return what functions for paths of files take: a mosaic is opened here."""
-    from iid_dask.mosaic.opening import is_mosaic, open_any
+    import iid_dask
+    from iid_dask.mosaic.opening import is_mosaic
 
-    return open_any(path) if is_mosaic(path) else path
+    return iid_dask.open(path) if is_mosaic(path) else path
 
 
 @contextmanager

@@ -98,16 +98,12 @@ class RecordReader(Mapping[int, Entry]):
     ----------
     name : str
         Path or URL.
-    lut : structured array, shape (n,)
-        Locations; rows of removed entries are among them.
     live : bool array, shape (n,)
         False for removed entries, which are in no table.
     metadata : dict
         As stored, but for the list of removed entries.
     metadata_json : str
         The stored text.
-    groups : dict
-        Group name -> ascending uint32 keys.
     limits : Limits
     """
 
@@ -131,7 +127,7 @@ class RecordReader(Mapping[int, Entry]):
             if limit is not None and length > limit:
                 raise IIDFormatError(self.name, section, None, None, f"{length} bytes", f"at most {limit} (limits=)")
         lut, meta, groups, tail = self._read_tables(head)
-        self.lut = np.frombuffer(lut, LUT)
+        self._lut = np.frombuffer(lut, LUT)
         raise_first(lut_defects(self.name, self.header, self.lut))
         self.index: Index | None = parse_trailer(self.header, lut, source.size, tail)
         self._check_crc("meta", meta)
@@ -148,7 +144,7 @@ class RecordReader(Mapping[int, Entry]):
             removed[listed] = True
             del self.metadata["removed"]
         self.live = _shared(~removed)
-        self.groups = {
+        self._groups = {
             name: _shared(keys[self.live[keys]])
             for name, keys in parse_groups(self.name, self.header, groups, len(self.lut), self.limits).items()
         }
@@ -243,6 +239,16 @@ class RecordReader(Mapping[int, Entry]):
         return ("iid_dask.IIDReader", self._identity, self.verify_checksums, astuple(self.limits))
 
     # --- columns
+
+    @property
+    def lut(self) -> np.ndarray:
+        """Locations, structured array of shape (n,); rows of removed entries are among them."""
+        return self._lut
+
+    @property
+    def groups(self) -> dict[str, np.ndarray]:
+        """Group name -> ascending uint32 keys."""
+        return self._groups
 
     @property
     def gap(self) -> int:

@@ -72,10 +72,10 @@ class _Descriptor:
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         # `close` is bound here: when the interpreter ends, modules are emptied before their last objects go.
-        try:  # noqa: SIM105 - contextlib is one of them
+        try:
             close(self.number)
         except (AttributeError, OSError):  # never opened, or closed by the system
-            pass
+            return
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int]:

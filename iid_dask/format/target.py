@@ -11,11 +11,6 @@ import uuid
 from collections.abc import Iterator
 from typing import BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 BUFFER = 2**20
 """Bytes gathered before a write."""
 
@@ -78,17 +73,25 @@ def remove_all_abandoned(folder: str | os.PathLike[str]) -> None:
 
 
 def _remove(folder: str, start: str) -> None:
-    if fcntl is None:
-        return
     pattern = re.compile(start + r"[0-9a-f]{8}\.tmp")
     for found in filter(pattern.fullmatch, os.listdir(folder)):
         with contextlib.suppress(OSError):
             number = os.open(os.path.join(folder, found), os.O_RDWR)
             try:
-                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(os.path.join(folder, found))
+                if _lock(number):
+                    os.unlink(os.path.join(folder, found))
             finally:
                 os.close(number)
+
+
+def _lock(number: int) -> bool:
+    """Lock an open file; OSError if another has it. False where the system has no such locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return False
+    fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
 
 
 def _short(name: str) -> str:
@@ -148,9 +151,8 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[tuple[str, int]]:
         mode, replaces = stat.S_IMODE(os.stat(final).st_mode), True
     number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     try:
-        if fcntl is not None:
-            with contextlib.suppress(OSError):  # file systems without locks
-                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with contextlib.suppress(OSError):  # file systems without locks
+            _lock(number)
         with _naming(temporary):
             yield temporary, number
             if replaces:

@@ -13,11 +13,12 @@ import numpy as np
 
 from iid_dask.bbox import BBox
 from iid_dask.format.entry import Entry
+from iid_dask.format.reader import open_records
 from iid_dask.format.source import BytesSource
 from iid_dask.format.writer import REMOVED, FilePlan, IIDWriter, Planned, plan_file
 from iid_dask.iidfile.keys import as_keys
 from iid_dask.lookup import named
-from iid_dask.reader import IIDReader, open_reader
+from iid_dask.reader import IIDReader
 
 Box = tuple[int, int, int, int]
 
@@ -239,7 +240,7 @@ class Draft:
             path = os.path.join(folder, "draft.iid")
             with open(path, "wb") as file:
                 self.plan(path, {}).write(file, index=True)
-            with open_reader(path) as whole:
+            with open_records(path, reader=IIDReader) as whole:
                 yield from _pairs(whole, keys)
 
     # --- names and boxes, read once

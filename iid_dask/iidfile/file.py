@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from iid_dask.bbox import BBox
+from iid_dask.format.reader import open_records
 from iid_dask.format.target import atomic_write
 from iid_dask.iidfile.draft import Draft
 from iid_dask.iidfile.entries import FileEntry, as_box, found_entries, load_entries
 from iid_dask.iidfile.tables import GroupNames, Groups, Keys, LookupTable, Meta
 from iid_dask.lookup import as_groups, as_names
-from iid_dask.reader import open_reader
+from iid_dask.reader import IIDReader
 
 Names = bytes | Iterable[bytes | None] | None
 
@@ -106,7 +107,7 @@ class IIDFile:
     """
 
     def __init__(self, fpath: Any = None) -> None:
-        self._draft = Draft(None if fpath is None else open_reader(fpath))
+        self._draft = Draft(None if fpath is None else open_records(fpath, reader=IIDReader))
         self.meta = Meta({} if self._draft.base is None else self._draft.base.metadata)
         self.groups = Groups(self._draft)
         self.lut = LookupTable(self._draft)
@@ -186,7 +187,7 @@ class IIDFile:
         plan = self._draft.plan(os.fspath(fpath), self._metadata())
         with atomic_write(fpath) as file:
             plan.write(file, index=index)
-        self._draft.rebase(open_reader(fpath))
+        self._draft.rebase(open_records(fpath, reader=IIDReader))
 
     def dump(self) -> bytes:
         """Return what ``save(..., index=False)`` would write."""
@@ -392,6 +393,8 @@ class IIDFile:
 
 def _as_domains(domains: Names) -> tuple[bytes, ...] | None:
     """Return domains as bytes; None for no restriction."""
-    if isinstance(domains, Iterable) and not isinstance(domains, bytes | str):
-        domains = [b"" if domain is None else domain for domain in domains]
-    return as_names("domains", domains) or None  # type: ignore[arg-type] # None was replaced
+    if domains is None or isinstance(domains, bytes):
+        return as_names("domains", domains) or None
+    if isinstance(domains, Iterable) and not isinstance(domains, str):
+        return as_names("domains", [b"" if domain is None else domain for domain in domains]) or None
+    return as_names("domains", domains) or None

@@ -168,13 +168,13 @@ def add_integers(image, flip, runs, counts, lows, highs, sums):
             for j in range(begin, end):
                 v = np.uint64(image[i, np.uint64(j)] ^ flip)
                 low, high = min(low, v), max(high, v)
-                h, l = v >> np.uint64(32), v & np.uint64(0xFFFFFFFF)  # noqa: E741
-                sums[k, 0] += l
-                _add_wide(sums, k, 1, 2, l * l)
-                if h:
-                    sums[k, 3] += h
-                    _add_wide(sums, k, 4, 5, h * l)
-                    _add_wide(sums, k, 6, 7, h * h)
+                upper, lower = v >> np.uint64(32), v & np.uint64(0xFFFFFFFF)
+                sums[k, 0] += lower
+                _add_wide(sums, k, 1, 2, lower * lower)
+                if upper:
+                    sums[k, 3] += upper
+                    _add_wide(sums, k, 4, 5, upper * lower)
+                    _add_wide(sums, k, 6, 7, upper * upper)
         lows[k], highs[k] = low, high
 
 

@@ -149,15 +149,16 @@ class Job:
             raise IIDLimitError(f"{where}: a file holds at most {MAX_TILE_SIDE} a side; cut it into several tiles")
         if box.intersection(BBox(0, 0, *self.shape)) != box:
             raise ValueError(f"{where} leaves the mosaic of {self.shape[0]} x {self.shape[1]} pixels")
-        if self.grid is None:
+        grid = self.grid
+        if grid is None:
             tile = Tile(box, box if core is None else BBox.of(core))
             if tile.core.intersection(box) != tile.core:
                 raise ValueError(f"{where}: its core {tuple(tile.core)} leaves it, expected a part of it")
             return tile
-        known = self.grid.find((row, col))
+        known = grid.find((row, col))
         if known is None or known.box != box or (core is not None and BBox.of(core) != known.core):
             raise ValueError(
-                f"{where} is none of the grid of {self.tile[0]} x {self.tile[1]} pixels"  # type: ignore[index]
+                f"{where} is none of the grid of {grid.tile[0]} x {grid.tile[1]} pixels"
                 f" with a halo of {self.halo}: expected {'another origin' if known is None else tuple(known.box)}"
             )
         return known
@@ -172,9 +173,10 @@ def check_stitch(stitch: object) -> None:
 def as_pair(what: str, numbers: Any) -> tuple[int, int]:
     """Return rows and columns; TypeError or ValueError for what is not two integers."""
     try:
-        if any(isinstance(number, bool) for number in numbers):
+        row, col = numbers
+        if isinstance(row, bool) or isinstance(col, bool):
             raise TypeError("found bool")
-        row, col = (index(number) for number in numbers)
+        row, col = index(row), index(col)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{what} = {numbers!r:.80}: expected two integers, rows before columns") from error
     return row, col
@@ -188,8 +190,10 @@ def as_tile(tile: Any) -> tuple[int, int]:
 
 
 def _check_sides(what: str, sides: object, least: int, most: int) -> None:
-    sound = isinstance(sides, tuple) and len(sides) == 2
-    if not sound or not all(isinstance(n, int) and not isinstance(n, bool) and least <= n <= most for n in sides):  # type: ignore[attr-defined]
+    def fits(side: object) -> bool:
+        return isinstance(side, int) and not isinstance(side, bool) and least <= side <= most
+
+    if not isinstance(sides, tuple) or len(sides) != 2 or not all(map(fits, sides)):
         raise ValueError(f"{what} = {sides!r}: expected (rows, columns), each {least} … {most}")
 
 
@@ -360,13 +364,18 @@ def inside(folder: str | os.PathLike[str], path: object) -> Path:
         For absolute paths, "..", URLs, and links that lead elsewhere.
     """
     root = Path(folder).expanduser()
-    plain = isinstance(path, str) and path == posixpath.normpath(path) and not path.startswith(("/", "..", "."))
-    if not plain or any(mark in path for mark in ("\\", ":", "\0")):  # type: ignore[operator]
+    if not isinstance(path, str) or not _is_plain(path):
         raise IIDFormatError(str(root), "manifest", None, None, f"path {path!r:.120}", "a file within the folder")
-    found = root / str(path)
+    found = root / path
     if not found.resolve().is_relative_to(root.resolve()):
         raise IIDFormatError(str(root), "manifest", None, None, f"path {path!r:.120}, a link", "a file within it")
     return found
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a path leads into its folder on every system."""
+    foreign = any(mark in path for mark in ("\\", ":", "\0"))
+    return not foreign and path == posixpath.normpath(path) and not path.startswith(("/", "."))
 
 
 tile_readers: Once[RecordReader] = Once(256)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from iid_dask.format.layout import Limits
+from iid_dask.format.reader import open_records
 from iid_dask.mosaic.folder import JOB, MANIFEST
-from iid_dask.reader import IIDReader, open_reader
+from iid_dask.reader import IIDReader
 
 
 def is_mosaic(target: object) -> bool:
@@ -24,7 +25,7 @@ def is_mosaic(target: object) -> bool:
     return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, JOB))
 
 
-def open_any(
+def open(
     target: Any,
     *,
     verify: bool = True,
@@ -68,4 +69,4 @@ def open_any(
         from iid_dask.mosaic.reader import open_mosaic
 
         return open_mosaic(target, verify=verify, limits=limits)
-    return open_reader(target, verify=verify, limits=limits, storage_options=storage_options)
+    return open_records(target, verify=verify, limits=limits, storage_options=storage_options, reader=IIDReader)

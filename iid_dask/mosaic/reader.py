@@ -92,7 +92,7 @@ class Mosaic(IIDReader, Parted):
     # --- columns
 
     @cached_property
-    def groups(self) -> dict[str, np.ndarray]:  # type: ignore[override]
+    def groups(self) -> dict[str, np.ndarray]:
         """Group name -> ascending uint32 keys."""
         names, count = self.manifest.groups, len(self.live)
         table = self.tables.read("members", ("group", "key"))
@@ -115,7 +115,7 @@ class Mosaic(IIDReader, Parted):
         return found
 
     @cached_property
-    def lut(self) -> np.ndarray:  # type: ignore[override]
+    def lut(self) -> np.ndarray:
         """What each entry takes, about: fields ``iid_length`` and ``segment_length``; they have no one place."""
         out = np.zeros(len(self), SIZES)
         _, starts, _, stops = self.name_spans()

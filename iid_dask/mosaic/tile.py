@@ -163,12 +163,14 @@ def _shape_of(
         if given not in (None, block.shape):
             raise ValueError(f"shape = {given} contradicts the label array's {block.shape}")
         return block.shape[0], block.shape[1]
-    known = job.grid.find(origin) if given is None and job.grid is not None else None
-    if given is None and known is None:
+    if given is not None:
+        return given
+    known = None if job.grid is None else job.grid.find(origin)
+    if known is None:
         raise ValueError(
             f"tile at row {origin[0]}, column {origin[1]}: masks do not tell its size; give shape=(rows, columns)"
         )
-    return given or known.box.shape  # type: ignore[union-attr]
+    return known.box.shape
 
 
 def _of_labels(job: Job, block: np.ndarray, domain: bytes) -> _Content:
