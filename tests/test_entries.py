@@ -100,7 +100,7 @@ def reads(monkeypatch):
         read_many(self, offsets, lengths, out)
 
     with monkeypatch.context() as patch:
-        patch.setattr("iid_dask.format.reader._readers", Once(8))  # what was read before is not read again
+        patch.setattr("iid_dask.format.reopening._readers", Once(8))  # what was read before is not read again
         patch.setattr(LocalSource, "read", noted)
         patch.setattr(LocalSource, "read_many", noted_many)
         yield found
@@ -1057,7 +1057,7 @@ def test_the_query_of_a_web_address_is_no_wildcard(monkeypatch):
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_file_that_changed_since_the_table_was_planned_is_an_error(plate, count, monkeypatch):
     df = read_entries([plate / f"w{i}.iid" for i in range(count)])
-    monkeypatch.setattr("iid_dask.format.reader._readers", Once(1))  # as in another process: this one has it open
+    monkeypatch.setattr("iid_dask.format.reopening._readers", Once(1))  # as in another process: this one has it open
     random_file(plate / "w0.iid", 99)
     os.utime(plate / "w0.iid", ns=(1, 1))
     with pytest.raises(IIDChangedError, match=r"w0\.iid: changed since opened"):

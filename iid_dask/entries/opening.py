@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 from iid_dask.entries.files import File
 from iid_dask.errors import IIDChangedError, IIDError
 from iid_dask.format.layout import Limits
-from iid_dask.format.reader import RecordReader, reopen
+from iid_dask.format.reader import RecordReader
+from iid_dask.format.reopening import reopen
 from iid_dask.format.source import LocalSource, RemoteSource
 
 T = TypeVar("T")

@@ -2,36 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import astuple
-from functools import cached_property
 from itertools import islice
-from typing import Any, Self, TypeVar, cast
+from typing import Any
 
 import numpy as np
 
 from iid_dask.bbox import union
-from iid_dask.errors import IIDFormatError, IIDWarning
+from iid_dask.errors import IIDFormatError
 from iid_dask.format.entry import Entry
 from iid_dask.format.layout import (
     HEADER,
     IID_HEAD,
-    INDEX_SEGMENT,
     INDEX_TRAILER,
     LUT,
-    MAX_SIDE,
-    REGION_HEAD,
     SEGMENT_HEAD,
     Limits,
 )
+from iid_dask.format.reopening import Reopened, cached
 from iid_dask.format.sections import (
-    brief,
     crc_defect,
+    find_names,
     header_defects,
+    image_shape,
     lut_defects,
     parse_groups,
     parse_metadata,
@@ -42,12 +38,11 @@ from iid_dask.format.segments import (
     SegmentColumns,
     parse_trailer,
     read_index,
-    region_lengths,
     scan_defects,
     scan_segments,
 )
-from iid_dask.format.source import BytesSource, LocalSource, RemoteSource, Source, as_source, gather
-from iid_dask.once import Once
+from iid_dask.format.source import Source, as_source, gather
+from iid_dask.format.verifying import check_segment, find_damaged
 
 FIRST_READ = 64 * 1024
 """Bytes of the first read: header and tables of a small file in one request."""
@@ -56,38 +51,13 @@ FEW, SPARSE = 1024, 16
 """Entries that are scanned alone are at most so many at once, and at most one in so many of the file in all."""
 
 
-def _heads_agree(columns: SegmentColumns, key: int, data: bytes) -> bool:
-    """Whether the heads in a segment's bytes say what an index says; it already agrees on all lengths."""
-    head = np.array([(key, columns.boxes[key], columns.areas[key])], SEGMENT_HEAD)
-    if not data.startswith(head.tobytes()):
-        return False
-    boxes = columns.region_boxes[int(columns.first_region[key]) : int(columns.first_region[key + 1])]
-    if not len(boxes):
-        return True
-    wanted = np.empty(len(boxes), REGION_HEAD)
-    wanted["length"], wanted["bbox"] = region_lengths(boxes) + REGION_HEAD.itemsize, boxes
-    stops = SEGMENT_HEAD.itemsize + np.cumsum(wanted["length"], dtype=np.int64)
-    starts = stops - wanted["length"]
-    found = np.frombuffer(data, np.uint8)[starts[:, None] + np.arange(REGION_HEAD.itemsize)]
-    return bool(np.array_equal(found.view(REGION_HEAD)[:, 0], wanted))
-
-
 def _shared(array: np.ndarray) -> np.ndarray:
     """Make an array that callers are handed, and that later answers come from, read-only."""
     array.setflags(write=False)
     return array
 
 
-class _cached(cached_property[Any]):
-    """A cached property of a reader that may have to be opened first: that exchanges the dictionary of its values."""
-
-    def __get__(self, instance: Any, owner: Any = None) -> Any:
-        if instance is not None:
-            instance._open_now()
-        return super().__get__(instance, owner)
-
-
-class RecordReader(Mapping[int, Entry]):
+class RecordReader(Reopened, Mapping[int, Entry]):
     """A read-only mapping key -> `Entry` over the records of an open ``.iid`` file.
 
     Opening reads the header, the lut, the metadata and the groups. Columns that need the segments are made at
@@ -108,11 +78,8 @@ class RecordReader(Mapping[int, Entry]):
     """
 
     def __init__(self, source: Source, *, verify: bool = True, limits: Limits | None = None) -> None:
-        self.source = source
+        super().__init__(source, verify=verify, limits=limits)
         self.name = source.name
-        self.verify_checksums = verify
-        self.limits = limits or Limits()
-        self._identity = source.identity()
         self._memory: OrderedDict[Any, Any] = OrderedDict()
         self._scanned = 0
         head = source.read(0, min(source.size, FIRST_READ))
@@ -200,44 +167,6 @@ class RecordReader(Mapping[int, Entry]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}: {len(self)} entries, {len(self.groups)} groups>"
 
-    def __hash__(self) -> int:
-        return hash(self._identity)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RecordReader) and self._identity == other._identity
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the file; arrays opened from it open it again when they are computed."""
-        if "_pending" not in self.__dict__:
-            _readers.drop(lambda kept: kept.__dict__ is self.__dict__)
-            self.source.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        kind, arguments = self.source.__reduce__()[:2]
-        return _later, (type(self), kind, arguments, self.verify_checksums, self.limits)
-
-    def __getattr__(self, name: str) -> Any:
-        # Of an unpickled reader that was not used yet everything is missing; copies are made without their attributes.
-        if "_pending" not in self.__dict__:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self._open_now()
-        return getattr(self, name)
-
-    def _open_now(self) -> None:
-        """Become this process's reader of what an unpickled one stands for, and share all of its state."""
-        pending = self.__dict__.get("_pending")
-        if pending is not None:
-            self.__dict__ = reopen(type(self), *pending).__dict__
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        return ("iid_dask.IIDReader", self._identity, self.verify_checksums, astuple(self.limits))
-
     # --- columns
 
     @property
@@ -255,12 +184,12 @@ class RecordReader(Mapping[int, Entry]):
         """Bytes between two wanted ranges that are cheaper to read than to skip."""
         return self.source.gap
 
-    @_cached
+    @cached
     def entry_keys(self) -> np.ndarray:
         """Keys of the entries, ascending uint32: rows of the lut that were not removed."""
         return _shared(np.flatnonzero(self.live).astype(np.uint32))
 
-    @_cached
+    @cached
     def columns(self) -> SegmentColumns:
         """Boxes, areas and regions of all entries, indexed by key. Shared: do not change them."""
         columns = None
@@ -281,20 +210,12 @@ class RecordReader(Mapping[int, Entry]):
             _ = self.columns
         return self.index is not None
 
-    @_cached
+    @cached
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the image: the metadata's ``image`` size if sound, else what the boxes span."""
-        image = self.metadata.get("image")
-        if isinstance(image, dict) and ("height" in image or "width" in image):
-            height, width = image.get("height"), image.get("width")
-            if height is not None and width is not None and _is_side(height) and _is_side(width):
-                return height, width
-            warnings.warn(
-                f"{self.name}: metadata image.height = {brief(height)}, image.width = {brief(width)}: expected "
-                f"integers from 1 to {MAX_SIDE}; the size is taken from the entries' boxes (shape= sets another)",
-                IIDWarning,
-                stacklevel=2,
-            )
+        stated = image_shape(self.name, self.metadata)
+        if stated is not None:
+            return stated
         around = union(self.columns.boxes[self.live])
         return around.max_row, around.max_col
 
@@ -334,19 +255,7 @@ class RecordReader(Mapping[int, Entry]):
         data = self.source.read(base, int(row["segment_length"]))
         if not self.verify_checksums or not self.has_index:
             return data
-        columns = self.columns
-        if columns.crcs is not None and (crc := zlib.crc32(data)) != columns.crcs[key]:
-            raise crc_defect(self.name, "segments", key, base, crc, int(columns.crcs[key]))
-        if not _heads_agree(columns, key, data):
-            # The checksums of an index only say that it is as it was made, not that it was made for these bytes.
-            raise IIDFormatError(
-                self.name,
-                "index",
-                key,
-                (self.index.offset if self.index else 0) + INDEX_SEGMENT.itemsize * key,
-                "boxes or an area that differ from the segment's",
-                "what the segment itself says (verify=False reads on)",
-            )
+        check_segment(self.name, self.columns, self.index.offset if self.index else 0, key, base, data)
         return data
 
     def verify_segments(self, keys: np.ndarray, regions: np.ndarray, data: np.ndarray, places: np.ndarray) -> None:
@@ -365,14 +274,7 @@ class RecordReader(Mapping[int, Entry]):
         IIDFormatError
             If one is damaged, or the index is not of this file; names it.
         """
-        from iid_dask import kernels
-
-        columns, rows = self.columns, self.lut[keys]
-        if columns.crcs is None or not len(keys):
-            return
-        starts = columns.region_bits[regions].astype(np.int64) - rows["segment_offset"] - REGION_HEAD.itemsize
-        lengths, boxes = rows["segment_length"].astype(np.int64), columns.region_boxes[regions]
-        bad = int(kernels.damaged(data, places, lengths, columns.crcs[keys], places + starts, boxes))
+        bad = find_damaged(self.columns, self.lut[keys], keys, regions, data, places)
         if bad >= 0:
             self.segment_bytes(int(keys[bad]))  # raises, with all that is wrong
             raise IIDFormatError(
@@ -441,27 +343,7 @@ class RecordReader(Mapping[int, Entry]):
             offsets = rows["iid_offset"].astype(np.int64) + base
             data, places = gather(self.source, offsets, rows["iid_length"].astype(np.int64))
             section = data.tobytes()
-        return section, *self._find_names(rows, np.frombuffer(section, np.uint8), places)
-
-    def _find_names(
-        self, rows: np.ndarray, data: np.ndarray, places: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        width = IID_HEAD.itemsize
-        heads = data[places[:, None] + np.arange(width)].view(IID_HEAD)[:, 0] if len(places) else np.zeros(0, IID_HEAD)
-        domain, address = heads["domain_length"].astype(np.int64), heads["address_length"].astype(np.int64)
-        wrong = (heads["key"] != rows["key"]) | (width + domain + address != rows["iid_length"])
-        for i in np.flatnonzero(wrong).tolist():
-            row = rows[i]
-            raise IIDFormatError(
-                self.name,
-                "iids",
-                int(row["key"]),
-                int(self.header["iids_offset"]) + int(row["iid_offset"]),
-                f"key {heads['key'][i]} with names of {domain[i]} and {address[i]} bytes",
-                f"key {row['key']} and {int(row['iid_length']) - width} bytes in all, as in the lut",
-            )
-        starts = places + width
-        return starts, starts + domain, starts + domain + address
+        return section, *find_names(self.name, base, rows, np.frombuffer(section, np.uint8), places)
 
     def check(self) -> list[IIDFormatError]:
         """Validate the whole file and return the defects found, [] for a sound one.
@@ -475,38 +357,12 @@ class RecordReader(Mapping[int, Entry]):
         return list(islice(content_defects(self), MAX_DEFECTS))
 
 
-def _is_side(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SIDE
-
-
 def _is_key_list(value: object, n_rows: int) -> bool:
     return (
         isinstance(value, list)
         and all(isinstance(key, int) and not isinstance(key, bool) and 0 <= key < n_rows for key in value)
         and len(value) > 0
     )
-
-
-# --- opening, once a process ------------------------------------------------------------------------------------
-
-_readers: Once[RecordReader] = Once(64)
-
-R = TypeVar("R", bound=RecordReader)
-
-
-def _later(reader: type[R], *pending: Any) -> R:
-    """Stand for what a pickle names, unopened: schedulers unpickle graphs too, and need not reach the files."""
-    made = reader.__new__(reader)
-    made.__dict__["_pending"] = pending
-    return made
-
-
-def reopen(reader: type[R], kind: Any, arguments: tuple[Any, ...], verify: bool, limits: Limits) -> R:
-    """Open what a pickle names, or return this process's reader of it."""
-    if kind not in (LocalSource, RemoteSource, BytesSource):  # a caller's own, of which nothing is known
-        return reader(kind(*arguments), verify=verify, limits=limits)
-    token = (reader, kind, *(repr(a) if isinstance(a, dict) else a for a in arguments), verify, limits)
-    return cast(R, _readers.get(token, lambda: reader(kind(*arguments), verify=verify, limits=limits)))
 
 
 def open_records(

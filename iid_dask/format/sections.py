@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import re
 import reprlib
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from iid_dask.errors import IIDFormatError
-from iid_dask.format.layout import HEADER, IID_HEAD, LUT, MAX_LENGTH, SECTIONS, SEGMENT_HEAD, Limits
+from iid_dask.errors import IIDFormatError, IIDWarning
+from iid_dask.format.layout import HEADER, IID_HEAD, LUT, MAX_LENGTH, MAX_SIDE, SECTIONS, SEGMENT_HEAD, Limits
 
 Defects = Iterator[IIDFormatError]
 
@@ -260,3 +261,69 @@ def parse_groups(name: str, header: np.void, data: bytes, n_rows: int, limits: L
     if reach != len(keys):
         raise fail(4 + length + reach, f"{len(keys) - reach} bytes of keys in no group", "a group for every key")
     return groups
+
+
+def find_names(
+    name: str, base: int, rows: np.ndarray, data: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the names in records of the iids section.
+
+    Parameters
+    ----------
+    name
+        Of the file, for errors.
+    base
+        Byte of the file where the section begins.
+    rows : structured array, shape (n,)
+        Of the lut.
+    data : uint8 array
+    places : int64 array, shape (n,)
+        Where each record begins in ``data``.
+
+    Returns
+    -------
+    starts, middles, stops : int64 arrays, shape (n,)
+        Domains lie at ``data[starts[i]:middles[i]]``, addresses at ``data[middles[i]:stops[i]]``.
+
+    Raises
+    ------
+    IIDFormatError
+        For a record that is not as the lut says.
+    """
+    width = IID_HEAD.itemsize
+    heads = data[places[:, None] + np.arange(width)].view(IID_HEAD)[:, 0] if len(places) else np.zeros(0, IID_HEAD)
+    domain, address = heads["domain_length"].astype(np.int64), heads["address_length"].astype(np.int64)
+    wrong = (heads["key"] != rows["key"]) | (width + domain + address != rows["iid_length"])
+    for i in np.flatnonzero(wrong).tolist():
+        row = rows[i]
+        raise IIDFormatError(
+            name,
+            "iids",
+            int(row["key"]),
+            base + int(row["iid_offset"]),
+            f"key {heads['key'][i]} with names of {domain[i]} and {address[i]} bytes",
+            f"key {row['key']} and {int(row['iid_length']) - width} bytes in all, as in the lut",
+        )
+    starts = places + width
+    return starts, starts + domain, starts + domain + address
+
+
+def image_shape(name: str, metadata: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the rows and columns that metadata state; None, with a warning if they are unsound, if they do not."""
+    image = metadata.get("image")
+    if not isinstance(image, dict) or not ("height" in image or "width" in image):
+        return None
+    height, width = image.get("height"), image.get("width")
+    if height is not None and width is not None and _is_side(height) and _is_side(width):
+        return height, width
+    warnings.warn(
+        f"{name}: metadata image.height = {brief(height)}, image.width = {brief(width)}: expected "
+        f"integers from 1 to {MAX_SIDE}; the size is taken from the entries' boxes (shape= sets another)",
+        IIDWarning,
+        stacklevel=3,
+    )
+    return None
+
+
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_SIDE

@@ -16,6 +16,7 @@ from iid_dask.bbox import BBox
 from iid_dask.errors import IIDFormatError, IIDStoreError
 from iid_dask.format.entry import Entry, Region
 from iid_dask.format.layout import IID_HEAD, REGION_HEAD, SEGMENT_HEAD, Limits
+from iid_dask.format.reopening import Reopened
 from iid_dask.format.segments import SegmentColumns
 from iid_dask.format.source import LOCAL_GAP, LocalSource, Source
 from iid_dask.mosaic.files import MosaicFiles
@@ -70,8 +71,8 @@ class Mosaic(IIDReader, Parted):
 
     def __init__(self, source: Source, *, verify: bool = True, limits: Limits | None = None) -> None:
         # Nothing of a file's own opening: its header and tables are a manifest and tables here.
-        self.source, self.verify_checksums, self.limits = source, verify, limits or Limits()
-        self._identity, self._memory, self._scanned = source.identity(), OrderedDict(), 0
+        Reopened.__init__(self, source, verify=verify, limits=limits)
+        self._memory, self._scanned = OrderedDict(), 0
         self.index = None
         self.manifest = Manifest.parse(source.name, source.read(0, source.size), self.limits)
         self.name = str(self.manifest.folder)
