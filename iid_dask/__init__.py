@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from iid_dask.export.zarr import to_zarr as to_zarr
     from iid_dask.format.entry import Entry as Entry
     from iid_dask.format.entry import Region as Region
+    from iid_dask.format.indexing import add_index as add_index
     from iid_dask.format.layout import Limits as Limits
+    from iid_dask.format.regions import regions_of as regions_of
     from iid_dask.format.writer import IIDWriter as IIDWriter
-    from iid_dask.format.writer import add_index as add_index
-    from iid_dask.format.writer import regions_of as regions_of
     from iid_dask.iidfile import IIDFile as IIDFile
     from iid_dask.images import grid_of as grid_of
     from iid_dask.measurements import measure as measure
@@ -71,7 +71,7 @@ _HOMES = {
     "Mosaic": "iid_dask.mosaic.reader",
     "Region": "iid_dask.format.entry",
     "Touch": "iid_dask.mosaic.rules",
-    "add_index": "iid_dask.format.writer",
+    "add_index": "iid_dask.format.indexing",
     "check_zarr": "iid_dask.export.completion",
     "decide": "iid_dask.mosaic.seams",
     "finish": "iid_dask.mosaic.finish",
@@ -87,7 +87,7 @@ _HOMES = {
     "prepare": "iid_dask.mosaic.folder",
     "read_entries": "iid_dask.entries",
     "read_files": "iid_dask.entries",
-    "regions_of": "iid_dask.format.writer",
+    "regions_of": "iid_dask.format.regions",
     "to_iid": "iid_dask.assembling",
     "to_mosaic": "iid_dask.assembling",
     "to_text": "iid_dask.names",

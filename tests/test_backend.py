@@ -1081,7 +1081,7 @@ def test_works_where_no_compiled_code_can_be_kept(tmp_path):
     from iid_dask import BBox, kernels, raster
     assert iid_dask.__file__.startswith(sys.argv[1]), iid_dask.__file__
     try:
-        njit(cache=True)(kernels.count_runs.py_func)
+        njit(cache=True)(kernels.count_block_runs.py_func)
     except RuntimeError as error:
         assert "no locator available" in str(error), error
     else:

@@ -19,6 +19,7 @@ from iid_dask import BBox, kernels
 from iid_dask.format import encode
 from iid_dask.format.encode import Names, Segments, encode_segments, plan_head, write_file
 from iid_dask.format.layout import MAX_LENGTH, SEGMENT_HEAD
+from iid_dask.format.regions import REGION, RUN
 from iid_dask.mosaic import blocks
 from iid_dask.mosaic.blocks import block_crc, first_pixels, segments_of, segments_of_masks
 
@@ -217,7 +218,7 @@ def test_rings_in_rings_are_refused_before_their_bits_are_allocated(monkeypatch)
     i, j = np.indices((600, 600))
     rings = np.minimum(np.minimum(i, j), np.minimum(599 - i, 599 - j)) + 1
     runs = int(kernels.count_block_runs(rings.astype(np.uint32)))
-    needed = sum(((600 - 2 * k) ** 2 + 7) // 8 for k in range(300)) + blocks.RUN * runs + blocks.REGION * 300
+    needed = sum(((600 - 2 * k) ** 2 + 7) // 8 for k in range(300)) + RUN * runs + REGION * 300
     assert len(segments_of(rings)[0]) == 300
     monkeypatch.setattr(blocks, "MAX_NBYTES", needed - 1)
     with pytest.raises(
@@ -486,3 +487,12 @@ def test_what_cannot_be_planned_is_refused(groups, metadata, error, text):
 def test_names_and_segments_must_be_as_many():
     with pytest.raises(ValueError, match=r"x.iid: 1 segments and 2 names, expected as many"):
         plan_head("x.iid", np.array([29]), Names.of([b"", b""], [b"1", b""]), {}, {})
+
+
+def test_any_byte_of_a_bool_array_but_zero_is_a_pixel():
+    foreign = np.frombuffer(bytes([0, 1, 2, 255, 0, 3]), bool).reshape(2, 3)
+    wanted = np.array([[0, 1, 1], [1, 0, 1]], bool)
+    values, segments = segments_of(foreign)
+    assert values.tolist() == [1]
+    assert segments.areas.tolist() == [4]
+    assert iid_dask.regions_of(foreign, BBox(0, 0, 2, 3)) == iid_dask.regions_of(wanted, BBox(0, 0, 2, 3))

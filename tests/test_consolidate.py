@@ -213,7 +213,7 @@ def test_limits_are_said_before_a_byte_is_written(tmp_path, monkeypatch):
     folder.origins[0] = (65_532, 65_532)
     folder.write(out)
     before = out.read_bytes()
-    monkeypatch.setattr("iid_dask.format.writer.MAX_LENGTH", 60)
+    monkeypatch.setattr("iid_dask.format.plan.MAX_LENGTH", 60)
     with pytest.raises(iid_dask.IIDLimitError, match=r"out.iid"):
         folder.write(out)
     assert out.read_bytes() == before

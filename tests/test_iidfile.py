@@ -24,8 +24,8 @@ from twins import dense, random_file, random_mask, seeds
 
 import iid_dask
 from iid_dask import BBox, IIDFile
+from iid_dask.format.plan import FilePlan, plan_file
 from iid_dask.format.source import LocalSource
-from iid_dask.format.writer import FilePlan, plan_file
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of releases newer than the reference
@@ -1118,7 +1118,7 @@ def test_metadata_named_removed_is_refused_where_entries_are_removed(changed, tm
 
 
 def test_files_beyond_the_formats_limits_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("iid_dask.format.writer.MAX_ENTRIES", 6)
+    monkeypatch.setattr("iid_dask.format.plan.MAX_ENTRIES", 6)
     file = IIDFile(PAGE)
     put(file, b"one too many", b"", 0, 0, pattern(1, 1, "solid"))
     with pytest.raises(iid_dask.IIDLimitError, match="7 entries"):

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from twins import color_of, colors, random_reader, seeds
 
 from iid_dask import BBox, kernels, pieces, regions_of
+from iid_dask.format.regions import find_regions
 
 bounded = settings(deadline=None, max_examples=60)
 masks = hnp.arrays(bool, hnp.array_shapes(min_dims=2, max_dims=2, min_side=0, max_side=20))
@@ -93,17 +94,9 @@ def test_random_masks_split_into_connected_components(mask):
 @bounded
 @given(masks)
 def test_runs_and_areas(mask):
-    n = kernels.count_runs(mask)
-    assert n == int(np.count_nonzero(np.diff(mask.astype(np.int8), prepend=0, axis=1) == 1))
-    rows, begins, ends, labels = np.empty((4, n), np.int64)
-    found = kernels.label_runs(mask, rows, begins, ends, labels)
-    boxes, areas = np.zeros((found, 4), np.int64), np.zeros(found, np.int64)
-    kernels.run_boxes(rows, begins, ends, labels, boxes, areas)
-    assert areas.tolist() == [len(component) for component in flood(mask)]
-    again = np.zeros_like(mask)
-    for row, begin, end in zip(rows, begins, ends, strict=True):
-        again[row, begin:end] = True
-    assert np.array_equal(again, mask)
+    block = mask.view(np.uint8)
+    assert kernels.count_block_runs(block) == np.count_nonzero(np.diff(mask.astype(np.int8), prepend=0, axis=1) == 1)
+    assert find_regions(block, None).areas.tolist() == [len(component) for component in flood(mask)]
 
 
 @bounded

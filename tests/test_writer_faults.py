@@ -21,8 +21,8 @@ import pytest
 import iid_dask
 from iid_dask.bbox import BBox
 from iid_dask.format.layout import MAX_ENTRIES, MAX_LENGTH
+from iid_dask.format.plan import Planned, plan_file
 from iid_dask.format.target import atomic_write
-from iid_dask.format.writer import Planned, plan_file
 
 HERE = Path(__file__).parent
 OLD = (HERE / "data" / "edge.iid").read_bytes()

@@ -16,7 +16,7 @@ from iid_dask.assembling.plan import Plan, plan_job
 from iid_dask.assembling.writing import Resume, Writer, tile_tasks
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.layout import MAX_SIDE
-from iid_dask.format.writer import encode_metadata
+from iid_dask.format.metadata import encode_metadata
 from iid_dask.images import Image, as_image
 from iid_dask.images.tiling import aligned_tile
 from iid_dask.mosaic.folder import (

@@ -13,9 +13,10 @@ import numpy as np
 from iid_dask.cutting import ranges
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.layout import IID_HEAD, MAX_SIDE, REGION_HEAD, SEGMENT_HEAD
-from iid_dask.format.segments import SegmentColumns, index_bytes, region_lengths
+from iid_dask.format.metadata import encode_own_metadata
+from iid_dask.format.plan import WAY_OUT, check_count, check_group_names, encode_groups, place
+from iid_dask.format.segments import SegmentColumns, index_bytes, place_bits, region_lengths
 from iid_dask.format.target import atomic_write
-from iid_dask.format.writer import WAY_OUT, check_count, check_group_names, encode_groups, encode_own_metadata, place
 
 BATCH = 8 * 2**20
 """Bytes of segments encoded at once; a larger segment is a batch of its own."""
@@ -365,15 +366,10 @@ def stored_columns(segments: Segments, lut: np.ndarray) -> SegmentColumns:
     lut : structured array, shape (n,)
         Of the file, as `plan_head` plans it.
     """
-    first = segments.first_region
-    sizes = region_lengths(segments.region_boxes) + REGION_HEAD.itemsize
-    before = np.cumsum(sizes) - sizes
-    owners = np.repeat(np.arange(len(segments)), np.diff(first))
-    bits = lut["segment_offset"].astype(np.int64)[owners] + before - before[first[:-1][owners]]
     return SegmentColumns(
         segments.boxes.astype(np.uint16),
         segments.areas.astype(np.uint32),
-        first.astype(np.uint32),
+        segments.first_region.astype(np.uint32),
         segments.region_boxes.astype(np.uint16),
-        (bits + SEGMENT_HEAD.itemsize + REGION_HEAD.itemsize).astype(np.uint32),
+        place_bits(lut, segments.first_region, segments.region_boxes).astype(np.uint32),
     )

@@ -64,6 +64,27 @@ def region_lengths(region_boxes: np.ndarray) -> np.ndarray:
     return ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) + 7) // 8
 
 
+def place_bits(lut: np.ndarray, first_region: np.ndarray, region_boxes: np.ndarray) -> np.ndarray:
+    """Return where regions' mask bits begin in the section: they follow one another from byte 16 of a segment on.
+
+    Parameters
+    ----------
+    lut : structured array, shape (n,)
+    first_region : integer array, shape (n + 1,)
+    region_boxes : integer array, shape (m, 4)
+
+    Returns
+    -------
+    int64 array, shape (m,)
+    """
+    first = first_region.astype(np.int64)
+    sizes = region_lengths(region_boxes) + REGION_HEAD.itemsize
+    before = np.cumsum(sizes) - sizes
+    owners = np.repeat(np.arange(len(lut)), np.diff(first))
+    starts = lut["segment_offset"].astype(np.int64)[owners] + SEGMENT_HEAD.itemsize + REGION_HEAD.itemsize
+    return starts + before - before[first[:-1][owners]]
+
+
 # --- one pass over the section ----------------------------------------------------------------------------------
 
 
@@ -261,8 +282,7 @@ def _agree(columns: SegmentColumns, lut: np.ndarray) -> bool:
     lengths = before[first[1:]] - before[first[:-1]] + SEGMENT_HEAD.itemsize
     if np.any(lengths[held] != lut["segment_length"][held]):
         return False
-    starts = lut["segment_offset"].astype(np.int64)[owners] + SEGMENT_HEAD.itemsize + REGION_HEAD.itemsize
-    return bool(np.all(starts + before[:-1] - before[first[owners]] == columns.region_bits))
+    return bool(np.all(place_bits(lut, first, region_boxes) == columns.region_bits))
 
 
 def index_bytes(

@@ -13,9 +13,10 @@ import numpy as np
 
 from iid_dask.bbox import BBox
 from iid_dask.format.entry import Entry
+from iid_dask.format.plan import REMOVED, FilePlan, Planned, plan_file
 from iid_dask.format.reader import open_records
 from iid_dask.format.source import BytesSource
-from iid_dask.format.writer import REMOVED, FilePlan, IIDWriter, Planned, plan_file
+from iid_dask.format.writer import IIDWriter
 from iid_dask.iidfile.keys import as_keys
 from iid_dask.lookup import named
 from iid_dask.reader import IIDReader

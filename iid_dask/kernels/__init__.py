@@ -37,7 +37,6 @@ from iid_dask.kernels.paint import (
 from iid_dask.kernels.pairs import box_pairs, clear_common, common_pixels, find_losses, first_fit
 from iid_dask.kernels.points import any_bits, points_in_boxes
 from iid_dask.kernels.read import read_ranges
-from iid_dask.kernels.runs import count_runs, label_runs, pack_runs, run_boxes
 from iid_dask.kernels.scan import (
     KEY,
     REGION_BOX,
@@ -82,7 +81,6 @@ __all__ = [
     "common_pixels",
     "common_runs",
     "count_block_runs",
-    "count_runs",
     "crc32s",
     "damaged",
     "find",
@@ -96,7 +94,6 @@ __all__ = [
     "gather_touching",
     "join_zones",
     "label_block",
-    "label_runs",
     "lay_names",
     "lay_segments",
     "loose_sides",
@@ -109,7 +106,6 @@ __all__ = [
     "or_bits",
     "or_parts",
     "pack_block",
-    "pack_runs",
     "paint_blocks",
     "paint_points",
     "paint_recorded",
@@ -120,7 +116,6 @@ __all__ = [
     "points_in_boxes",
     "popcount",
     "read_ranges",
-    "run_boxes",
     "scan",
     "segment_starts",
     "shape_facts",

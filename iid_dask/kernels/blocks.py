@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from iid_dask.kernels.jit import inlined, jit, leading_zeros, load_word, or_word
-from iid_dask.kernels.runs import root_of
+from iid_dask.kernels.roots import root_of
 
 
 @jit

@@ -6,7 +6,7 @@ import numpy as np
 
 from iid_dask.kernels.jit import inlined, jit, leading_zeros, word_at
 from iid_dask.kernels.lay import put_u2, put_u4
-from iid_dask.kernels.runs import root_of
+from iid_dask.kernels.roots import root_of
 
 
 @inlined

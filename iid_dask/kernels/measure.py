@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from iid_dask.kernels.jit import inlined, jit, leading_zeros, word_at
-from iid_dask.kernels.runs import root_of
+from iid_dask.kernels.roots import root_of
 
 
 @jit

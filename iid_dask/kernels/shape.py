@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from iid_dask.kernels.jit import inlined, jit, leading_zeros, ones, word_at
-from iid_dask.kernels.runs import root_of
+from iid_dask.kernels.roots import root_of
 
 AREA, MIN_ROW, MIN_COL, MAX_ROW, MAX_COL = 0, 1, 2, 3, 4
 SUM_R, SUM_C, SUM_RR, SUM_RC, SUM_CC = 5, 6, 7, 8, 9

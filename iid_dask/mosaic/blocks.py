@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from iid_dask import kernels
 from iid_dask.bbox import BBox
-from iid_dask.errors import IIDLimitError
 from iid_dask.format.encode import Names, Segments
 from iid_dask.format.layout import SPARE
-from iid_dask.format.segments import region_lengths
-from iid_dask.format.writer import check_group_names
+from iid_dask.format.plan import check_group_names
+from iid_dask.format.regions import BlockRegions, as_block, find_regions
 
 MAX_NBYTES = 4 * 2**30
 """Most memory that the regions of one block may take: rings in rings have boxes far larger than the block."""
-
-RUN, REGION = 12, 144
-"""Bytes in memory of a run, and of a region's columns where they are put into order."""
 
 Mask = Sequence[Any]
 """(domain, address, bbox, mask), or with a group or an iterable of groups behind them."""
@@ -57,7 +52,7 @@ def segments_of(block: np.ndarray, *, connected: bool = False) -> tuple[np.ndarr
     >>> values, segments.areas, segments.boxes.tolist()
     (array([3, 7], dtype=uint64), array([1, 3]), [[0, 2, 1, 3], [0, 0, 3, 2]])
     """
-    regions = _regions_of(_plain(block))
+    regions = find_regions(_plain(block), MAX_NBYTES)
     if connected:
         return regions.values, _join(regions, np.arange(len(regions.values) + 1))
     order = np.argsort(regions.values, kind="stable")
@@ -103,11 +98,11 @@ def segments_of_masks(items: Iterable[Mask], shape: Sequence[int]) -> tuple[Name
     frame = BBox(0, 0, height, width)
     domains: list[bytes] = []
     addresses: list[bytes] = []
-    parts: list[_Regions] = []
+    parts: list[BlockRegions] = []
     members: dict[str, list[int]] = {}
     for number, item in enumerate(items):
         domain, address, box, mask, groups = _check_item(number, item, frame)
-        parts.append(_regions_of(mask).moved(box.min_row, box.min_col))
+        parts.append(find_regions(mask, MAX_NBYTES).moved(box.min_row, box.min_col))
         domains.append(domain)
         addresses.append(address)
         for name in groups:
@@ -159,25 +154,6 @@ def block_crc(block: np.ndarray) -> int:
 # --- one block's regions ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Regions:
-    """Regions of one value each: boxes, pixels, values, and the bytes of ``data`` where their bits begin."""
-
-    boxes: np.ndarray
-    areas: np.ndarray
-    values: np.ndarray
-    bits: np.ndarray
-    data: np.ndarray
-
-    def take(self, order: np.ndarray) -> _Regions:
-        """Return them in another order; their bits stay where they are."""
-        return _Regions(self.boxes[order], self.areas[order], self.values[order], self.bits[order], self.data)
-
-    def moved(self, rows: int, cols: int) -> _Regions:
-        """Return them in the frame of the tile that their block lies in."""
-        return replace(self, boxes=np.add(self.boxes, (rows, cols, rows, cols)))
-
-
 def _plain(block: np.ndarray) -> np.ndarray:
     """Return a block as a contiguous array of unsigned integers of this machine."""
     if not isinstance(block, np.ndarray) or block.ndim != 2 or block.dtype.kind not in "biu":
@@ -189,40 +165,21 @@ def _plain(block: np.ndarray) -> np.ndarray:
             f"label array: value {block[row, col]} at row {row}, column {col}: expected 0 for background, labels above"
         )
     if block.dtype.kind == "b":
-        block = np.ascontiguousarray(block).view(np.uint8) != 0  # foreign memory may hold other bytes than 0 and 1
+        return as_block(block)
     unsigned = np.dtype(f"u{block.dtype.itemsize}")
     return np.ascontiguousarray(block, block.dtype.newbyteorder("=")).view(unsigned)
 
 
-def _regions_of(block: np.ndarray) -> _Regions:
-    """Return the regions of a plain block in raster order of their first pixel."""
-    n = int(kernels.count_block_runs(block))
-    _check_memory(n * RUN, f"{n} runs", block.shape)
-    runs = (np.empty(block.shape[0] + 1, np.uint32), *np.empty((3, n + 1), np.uint32))
-    m = int(kernels.label_block(block, *runs))
-    _check_memory(n * RUN + m * REGION, f"{n} runs and {m} regions", block.shape)
-    boxes, areas, values = np.empty((m, 4), np.int64), np.zeros(m, np.int64), np.empty(m, np.uint64)
-    kernels.block_components(block, *runs, boxes, areas, values)
-    sizes = region_lengths(boxes)
-    bits, nbytes = np.cumsum(sizes) - sizes, int(sizes.sum())
-    _check_memory(n * RUN + m * REGION + nbytes, f"{m} regions with boxes of {nbytes} bytes", block.shape)
-    # Bits are laid out in this order, not the file's: neighbours stay on the same pages of memory, 3 times faster.
-    data = np.zeros(nbytes + SPARE, np.uint8)
-    widths = boxes[:, 3] - boxes[:, 1]
-    kernels.pack_block(*runs, bits * 8 - boxes[:, 0] * widths - boxes[:, 1], widths, data)
-    return _Regions(boxes, areas, values, bits, data)
-
-
-def _chain(parts: Sequence[_Regions]) -> _Regions:
+def _chain(parts: Sequence[BlockRegions]) -> BlockRegions:
     """Return the regions of several blocks, one after another."""
     if not parts:
-        return _regions_of(np.zeros((0, 0), np.uint8))
+        return find_regions(np.zeros((0, 0), np.uint8), None)
     sizes = [len(part.data) - SPARE for part in parts]
     starts = (np.cumsum(sizes) - sizes).tolist()
     data = np.zeros(sum(sizes) + SPARE, np.uint8)
     for part, start, size in zip(parts, starts, sizes, strict=True):
         data[start : start + size] = part.data[:size]
-    return _Regions(
+    return BlockRegions(
         np.concatenate([part.boxes for part in parts]),
         np.concatenate([part.areas for part in parts]),
         np.concatenate([part.values for part in parts]),
@@ -231,7 +188,7 @@ def _chain(parts: Sequence[_Regions]) -> _Regions:
     )
 
 
-def _join(regions: _Regions, first: np.ndarray) -> Segments:
+def _join(regions: BlockRegions, first: np.ndarray) -> Segments:
     """Make segments of consecutive regions: those of segment i are ``first[i] : first[i + 1]``."""
     full = np.flatnonzero(first[1:] > first[:-1])
     boxes, areas = np.zeros((len(first) - 1, 4), np.int64), np.zeros(len(first) - 1, np.int64)
@@ -240,14 +197,6 @@ def _join(regions: _Regions, first: np.ndarray) -> Segments:
     boxes[full, 2:] = np.maximum.reduceat(regions.boxes[:, 2:], starts)
     areas[full] = np.add.reduceat(regions.areas, starts)
     return Segments(boxes, areas, first, regions.boxes, regions.bits, regions.data)
-
-
-def _check_memory(nbytes: int, what: str, shape: tuple[int, ...]) -> None:
-    if nbytes > MAX_NBYTES:
-        raise IIDLimitError(
-            f"block of {shape[0]} x {shape[1]} pixels: {what} take {nbytes} bytes, more than {MAX_NBYTES}; "
-            "cut it into smaller tiles"
-        )
 
 
 def _check_item(number: int, item: Mask, frame: BBox) -> tuple[bytes, bytes, BBox, np.ndarray, list[str]]:
@@ -268,4 +217,4 @@ def _check_item(number: int, item: Mask, frame: BBox) -> tuple[bytes, bytes, BBo
     pixels = np.asarray(mask)
     if pixels.shape != bbox.shape:
         raise ValueError(f"{where}: mask of shape {pixels.shape}, expected {bbox.shape} as box {tuple(bbox)}")
-    return domain, address, bbox, np.ascontiguousarray(pixels, bool).view(np.uint8), groups
+    return domain, address, bbox, as_block(pixels), groups

@@ -16,9 +16,9 @@ import numpy as np
 
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDFormatError, IIDLimitError, IIDStoreError
+from iid_dask.format.metadata import encode_metadata
 from iid_dask.format.reader import RecordReader, open_records
 from iid_dask.format.target import atomic_write
-from iid_dask.format.writer import encode_metadata
 from iid_dask.mosaic.grid import Grid, Tile, tile_name
 from iid_dask.once import Once
 

@@ -1,0 +1,65 @@
+"""An index for a file that has none."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+import numpy as np
+
+from iid_dask.format.layout import HEADER
+from iid_dask.format.reader import open_records
+from iid_dask.format.segments import index_bytes
+from iid_dask.format.target import BUFFER, atomic_write
+
+
+def add_index(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> int:
+    """Copy a file and put an index behind it, so that opening needs no pass over the segments.
+
+    Parameters
+    ----------
+    path
+        A local ``.iid`` file; one that has an index is given a fresh one.
+    out
+        Where to write; default: over ``path``, atomically.
+
+    Returns
+    -------
+    int
+        Bytes of the index.
+
+    Raises
+    ------
+    IIDFormatError
+        If the file is damaged; nothing was written.
+    """
+    with open_records(os.fspath(path)) as reader:
+        defects = reader.check()
+        if defects:
+            raise defects[0]
+        source, header, lut = reader.source, reader.header, reader.lut
+        base = int(header["segments_offset"])
+        crcs = {
+            s: zlib.crc32(source.read(int(header[f"{s}_offset"]), int(header[f"{s}_length"])))
+            for s in ("iids", "meta", "groups")
+        }
+        segment_crcs = np.zeros(len(lut), np.uint32)
+        for key in np.flatnonzero(lut["segment_length"] > 0).tolist():
+            data = source.read(base + int(lut["segment_offset"][key]), int(lut["segment_length"][key]))
+            segment_crcs[key] = zlib.crc32(data)
+        end = max(
+            int(header[f"{s}_offset"]) + int(header[f"{s}_length"])
+            for s in ("lut", "iids", "meta", "groups", "segments")
+        )
+        end = max(end, HEADER.itemsize)
+        foreign = 0 if reader.index is not None else source.size - end
+        if foreign and out is None:
+            raise ValueError(
+                f"{reader.name}: the last {foreign} bytes belong to no section and would be lost; write to another path"
+            )
+        index = index_bytes(end, header.tobytes() + lut.tobytes(), crcs, reader.columns, segment_crcs)
+        with atomic_write(path if out is None else out) as file:
+            for at in range(0, end, BUFFER):
+                file.write(source.read(at, min(BUFFER, end - at)))
+            file.write(index)
+    return len(index)
