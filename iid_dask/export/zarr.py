@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,32 +124,21 @@ def to_zarr(
     >>> int(iid_dask.open_zarr(store).label.max())
     50
     """
-    if isinstance(source, xr.Dataset):
-        if options:
-            raise TypeError(f"{sorted(options)} are options of opening a file, but a dataset was given")
-        return _write(
-            source,
-            Place.of(store, storage_options),
-            _options(variables, chunks, shards, codec),
-            resume,
-            overwrite,
-            _part(part),
-            progress,
-        )
-    with xr.open_dataset(source, engine="iid", **options) as ds:
-        return to_zarr(
-            ds,
-            store,
-            variables=variables,
-            chunks=chunks,
-            shards=shards,
-            codec=codec,
-            resume=resume,
-            overwrite=overwrite,
-            part=part,
-            progress=progress,
-            storage_options=storage_options,
-        )
+    chosen, place = _options(variables, chunks, shards, codec), Place.of(store, storage_options)
+    with _opened(source, options) as ds:
+        return _write(ds, place, chosen, resume, overwrite, _part(part), progress)
+
+
+@contextmanager
+def _opened(source: Any, options: Mapping[str, Any]) -> Iterator[xr.Dataset]:
+    """Give a dataset as it is; open anything else for the time of the block."""
+    if not isinstance(source, xr.Dataset):
+        with xr.open_dataset(source, engine="iid", **options) as ds:
+            yield ds
+    elif options:
+        raise TypeError(f"{sorted(options)} are options of opening a file, but a dataset was given")
+    else:
+        yield source
 
 
 def _options(variables: Sequence[str], chunks: Any, shards: Any, codec: str) -> dict[str, Any]:
@@ -277,6 +267,6 @@ def _finish(place: Place, plan: Plan) -> Any:
                 f"{place.name}: {name}: {count} pixels are covered by more than one entry and show only one of them "
                 "(the variable's attribute overlap says which); layers=True keeps all",
                 IIDWarning,
-                stacklevel=5,
+                stacklevel=4,
             )
     return place.group("r")

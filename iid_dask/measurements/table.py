@@ -51,9 +51,8 @@ def measure(
         The ``.iid`` file.
     image : xarray.DataArray, or array of dask, zarr or numpy, optional
         Shape (rows, columns) or (channels, rows, columns): the size that the file declares, or where it declares
-        none at least what holds all entries. Dimensions that a DataArray or a Zarr array names "y" and "x" are found
-        wherever they are; those of other names are taken in their order. Integers, bool (counts as
-        uint8) or floats (float16 counts as float32). Not needed for properties of the masks alone.
+        none at least what holds all entries. Dimensions named "y" and "x" are found wherever they are. Integers, bool
+        (counts as uint8) or floats (float16 counts as float32). Not needed for properties of the masks alone.
     properties : str or several
         Of the image under the mask: "mean", "min", "max", "sum", "std" (of the population), "count" (pixels).
         Of the mask, whole even where it leaves the image, as scikit-image's ``regionprops`` defines them: "area"
@@ -74,36 +73,29 @@ def measure(
         Indexed by key, ascending, then channel. Columns ``key`` (uint32), ``channel`` (int64; only for images of three
         dimensions, where the image is measured), then properties in the order asked for.
 
-        For images of integers all is exact, whatever the tiling: ``mean`` and ``std`` (float64) are rounded from exact
-        ratios, ``sum`` is an Arrow int64 or uint64, ``min`` and ``max`` are Arrow numbers of the image's type.
-        For floats ``sum`` is float64, ``min`` and ``max`` have the image's type; sums are made in the order of
-        tiles, so two runs agree to the bit, but other tiles may differ in the last digits. NaN and inf in the image
-        do what they do in numpy; so does what exceeds float64: ``std`` is inf where squares of distances do (1e154
-        and more). Without pixels ``count`` and ``sum`` are 0, all else null or NaN.
+        Of integer images all is exact, whatever the tiling: ``mean`` and ``std`` (float64) are rounded from exact
+        ratios, ``sum``, ``min`` and ``max`` are Arrow numbers. Of floats ``sum`` is float64, ``min`` and ``max`` have
+        the image's type; sums are made in the order of tiles, so two runs agree to the bit, but other tiles may differ
+        in the last digits. NaN, inf, and what exceeds float64, do what they do in numpy. Without pixels ``count`` and
+        ``sum`` are 0, all else null or NaN.
 
     Raises
     ------
     ValueError
-        For an image of another size, or with only one of the dimensions "y" and "x"; a property that is not known;
-        or an image that is missing.
+        For an image of another size, with only one of the dimensions "y" and "x", or missing; unknown properties.
     TypeError
         For an image of complex numbers or of another kind, and arguments of other types.
     KeyError
         For a key that the file does not have.
-    OverflowError
-        In a task: if a sum of integers does not fit 64 bits.
-    IIDChangedError
-        In a task: if the file, or that of a memory-mapped image, was replaced or written to.
+    OverflowError, IIDChangedError
+        In a task: if a sum of integers does not fit 64 bits; if the file, or a memory-mapped image's, was replaced.
 
     Notes
     -----
     A task holds its block of the image, about 16 MiB of bits and runs, and four bytes a pixel more where regions of
-    one entry may share pixels. The task of a partition holds the sums of all tiles.
-
-    Tasks open a memory-mapped image themselves, where they run; the pixels of other numpy arrays are in the graph.
-
-    The graph's names are new ones at each call: two equal calls are two computations, which dask does not merge;
-    persist the table, or compute once what is needed of it.
+    one entry may share pixels; that of a partition the sums of all tiles. Tasks open a memory-mapped image
+    themselves; the pixels of other numpy arrays are in the graph. Its names are new ones at each call, so dask does
+    not merge two equal calls: persist the table, or compute once what is needed of it.
 
     Examples
     --------
@@ -119,12 +111,15 @@ def measure(
     """
     reader = source if isinstance(source, RecordReader) else open_records(source, storage_options=storage_options)
     chosen = None if keys is None else np.unique(as_keys(reader, keys))
-    job = Job(reader, as_properties(properties), chosen)
-    side = _as_tile(tile)
+    return _planned(Job(reader, as_properties(properties), chosen), image, _as_tile(tile))
+
+
+def _planned(job: Job, image: Any, side: int) -> dd.DataFrame:
+    """Check the image, and make the graph."""
     blocks = None
     if image is not None:
         blocks = as_blocks(image, side)
-        shape = check_size(reader, blocks.shape)
+        shape = check_size(job.reader, blocks.shape)
         if job.of_image:
             channels = int(blocks.shape[0]) if blocks.ndim == 3 else None
             job = replace(job, shape=shape, dtype=measured_dtype(blocks.dtype), channels=channels)
