@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from iid_dask.assembling import InputOptions as InputOptions
     from iid_dask.assembling import to_iid as to_iid
     from iid_dask.assembling import to_mosaic as to_mosaic
     from iid_dask.bbox import BBox as BBox
@@ -67,6 +68,7 @@ _HOMES = {
     "IIDWarning": "iid_dask.errors",
     "IIDWriter": "iid_dask.format.writer",
     "IoU": "iid_dask.mosaic.rules",
+    "InputOptions": "iid_dask.assembling",
     "Limits": "iid_dask.format.layout",
     "Mosaic": "iid_dask.mosaic.reader",
     "Region": "iid_dask.format.entry",

@@ -2,5 +2,6 @@
 
 from iid_dask.assembling.front import to_iid, to_mosaic
 from iid_dask.assembling.plan import Plan
+from iid_dask.assembling.prepared import InputOptions
 
-__all__ = ["Plan", "to_iid", "to_mosaic"]
+__all__ = ["InputOptions", "Plan", "to_iid", "to_mosaic"]

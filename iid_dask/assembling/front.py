@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Unpack
 
 from iid_dask.assembling.files import Chosen, copy_entries
-from iid_dask.assembling.prepared import Prepared, prepare_input
+from iid_dask.assembling.prepared import InputOptions, Prepared, prepare_input
 from iid_dask.assembling.writing import Resume
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.layout import MAX_SIDE
@@ -16,7 +17,7 @@ from iid_dask.format.target import check_target, remove_abandoned
 from iid_dask.mosaic.consolidate import consolidate
 from iid_dask.mosaic.files import forget
 from iid_dask.mosaic.finish import finish
-from iid_dask.mosaic.folder import Job, Stitch
+from iid_dask.mosaic.folder import Job
 from iid_dask.mosaic.naming import Lookup, Naming
 from iid_dask.mosaic.reader import Mosaic
 from iid_dask.mosaic.rules import Rule, checked
@@ -30,22 +31,13 @@ def to_iid(
     names: Lookup | None = None,
     domain: bytes = b"",
     groups: Lookup | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    tile: int | tuple[int, int] | None = None,
-    stitch: Stitch | None = "label",
-    halo: int = 0,
     rule: Rule | None = None,
-    connected: bool = False,
-    across: int | None = None,
-    at: Sequence[tuple[int, int]] | None = None,
-    keys: Any = None,
-    window: Any = None,
     index: bool = True,
     scratch: str | os.PathLike[str] | None = None,
     scheduler: str | None = None,
     progress: bool = True,
     resume: Resume = True,
-    storage_options: Mapping[str, Any] | None = None,
+    **options: Unpack[InputOptions],
 ) -> None:
     """Write a label image, or entries of existing files, as one canonical ``.iid`` file, tile by tile.
 
@@ -67,29 +59,8 @@ def to_iid(
         Of all entries.
     groups : mapping or function, optional
         Label -> name of a group, or several.
-    metadata : mapping, optional
-        What JSON can hold. ``image`` is set to the image's size.
-    tile : int or (rows, columns), optional
-        Unit of parallel work, pixels. Default: about 4096, a multiple of the blocks in which the image is stored; where
-        labels are local to blocks (``stitch`` "touch", "iou" or None), these blocks.
-    stitch : {"label", "name", "touch", "iou"}, optional
-        What makes pieces in several tiles one segment. "label": an equal label. "touch", "iou": labels are local to
-        their tile, and contact at the border, or agreement in the common ``halo``, joins; see `decide`. None:
-        nothing. Existing files have names: there "label" means "name", an equal IID.
-    halo : int
-        Pixels that tiles reach beyond the pixels they own.
     rule : Touch or IoU, optional
-        Thresholds of "touch" and "iou".
-    connected : bool
-        Segments are the 8-connected components of equal values, of a bool mask or a class map; ``groups`` is then
-        given the class.
-    across : int, optional
-        Tile images are given row by row, so many a row.
-    at : sequence of (row, column), optional
-        Where the first pixel of each image or file lies; of images that overlap the later one wins. Files without it
-        all begin at (0, 0), so that masks of one image can be put together.
-    keys, window : optional
-        Of existing files: only these entries, and the part of the image to keep, (min_row, min_col, max_row, max_col).
+        Thresholds of ``stitch`` "touch" and "iou".
     index : bool
         Put the index behind the last section.
     scratch : path, optional
@@ -102,15 +73,16 @@ def to_iid(
     resume : bool or "trust"
         Continue an interrupted call with the same options: a tile is kept if it was made from the same pixels, which
         are read again to know it; "trust": without reading them.
-    storage_options : mapping, optional
-        For the file systems of URLs.
+    **options
+        ``metadata``, ``tile``, ``stitch`` ("label", "touch", "iou", None), ``halo``, ``connected``, ``across``,
+        ``at``, ``keys``, ``window``, ``storage_options``: see `iid_dask.InputOptions`.
 
     Raises
     ------
     IIDLimitError
         If the image has more than 65,535 rows or columns, or the file would pass 4 GiB: write a mosaic instead.
     ValueError, TypeError
-        For anything that is no label image, and metadata that JSON cannot hold; nothing was written.
+        For anything that is no label image, and options that cannot be; the target is as it was.
 
     Examples
     --------
@@ -125,40 +97,16 @@ def to_iid(
     """
     target = check_target(path)
     remove_abandoned(target)
-    prepared = prepare_input(
-        labels,
-        metadata=metadata,
-        tile=tile,
-        stitch=stitch,
-        halo=halo,
-        connected=connected,
-        across=across,
-        at=at,
-        keys=keys,
-        window=window,
-        storage_options=storage_options,
-    )
+    prepared = prepare_input(labels, **options)
     _check_naming(prepared, names, domain, groups, rule)
-    if len(prepared.files) == 1:
-        with scheduled(scheduler):
+    with scheduled(scheduler):
+        if len(prepared.files) == 1:
             _copy_one(prepared.files[0][0], target, prepared.job.metadata, index, progress)
-        return
-    if max(prepared.job.shape) > MAX_SIDE:
-        raise IIDLimitError(
-            f"{target}: an image of {prepared.job.shape[0]} x {prepared.job.shape[1]} pixels: a file holds at most "
-            f"{MAX_SIDE} a side; write a mosaic, iid_dask.to_mosaic(labels, folder), which has no such limit"
-        )
-    folder = scratch_folder(target, scratch, prepared.job)
-    try:
-        with scheduled(scheduler):
+            return
+        with _scratch(prepared.job, target, scratch) as folder:
             prepared.write(folder, progress=progress, resume=resume)
             with finish(folder, names=names, domain=domain, groups=groups, rule=rule, progress=progress) as mosaic:
                 consolidate(mosaic, target, index=index, progress=progress)
-    except BaseException as error:
-        error.add_note(f"what was done is kept in {folder}: the same call continues from there; or remove it")
-        raise
-    forget(folder)
-    shutil.rmtree(folder)
 
 
 def to_mosaic(
@@ -168,21 +116,12 @@ def to_mosaic(
     names: Lookup | None = None,
     domain: bytes = b"",
     groups: Lookup | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    tile: int | tuple[int, int] | None = None,
-    stitch: Stitch | None = "label",
-    halo: int = 0,
     rule: Rule | None = None,
-    connected: bool = False,
-    across: int | None = None,
-    at: Sequence[tuple[int, int]] | None = None,
-    keys: Any = None,
-    window: Any = None,
     part: tuple[int, int] | None = None,
     scheduler: str | None = None,
     progress: bool = True,
     resume: Resume = True,
-    storage_options: Mapping[str, Any] | None = None,
+    **options: Unpack[InputOptions],
 ) -> Mosaic | None:
     """Write a label image, or entries of existing files, as a mosaic: a folder of tiles that opens like a file.
 
@@ -191,15 +130,13 @@ def to_mosaic(
 
     Parameters
     ----------
-    labels, names, domain, groups, metadata, tile, stitch, halo, rule, connected, across, at, keys, window
+    labels, names, domain, groups, rule, scheduler, progress, resume, **options
         As for `to_iid`.
     folder
         Of the mosaic; made if it is not there.
     part : (int, int), optional
         Write only part I of N (1 … N) of the tiles, for array jobs; `finish` then completes the mosaic, and is the
         one to be given ``names``, ``domain``, ``groups`` and ``rule``.
-    scheduler, progress, resume, storage_options
-        As for `to_iid`.
 
     Returns
     -------
@@ -209,7 +146,7 @@ def to_mosaic(
     Raises
     ------
     IIDStoreError
-        If the folder holds a mosaic that was begun with other options.
+        If the folder holds something else, or a mosaic that was begun with other options.
 
     Examples
     --------
@@ -226,25 +163,31 @@ def to_mosaic(
         raise ValueError(
             "part=: names, domain, groups and rule are given to iid_dask.finish, which completes the mosaic"
         )
-    prepared = prepare_input(
-        labels,
-        metadata=metadata,
-        tile=tile,
-        stitch=stitch,
-        halo=halo,
-        connected=connected,
-        across=across,
-        at=at,
-        keys=keys,
-        window=window,
-        storage_options=storage_options,
-    )
+    prepared = prepare_input(labels, **options)
     _check_naming(prepared, names, domain, groups, rule)
     with scheduled(scheduler):
         prepared.write(folder, progress=progress, resume=resume, part=part or (1, 1))
         if part is not None:
             return None
         return finish(folder, names=names, domain=domain, groups=groups, rule=rule, progress=progress)
+
+
+@contextmanager
+def _scratch(job: Job, target: str, scratch: str | os.PathLike[str] | None) -> Iterator[str]:
+    """Give the folder for the tiles of a file, and remove it when the block ends well."""
+    if max(job.shape) > MAX_SIDE:
+        raise IIDLimitError(
+            f"{target}: an image of {job.shape[0]} x {job.shape[1]} pixels: a file holds at most {MAX_SIDE} a side; "
+            "write a mosaic, iid_dask.to_mosaic(labels, folder), which has no such limit"
+        )
+    folder = scratch_folder(target, scratch, job)
+    try:
+        yield folder
+    except BaseException as error:
+        error.add_note(f"what was done is kept in {folder}: the same call continues from there; or remove it")
+        raise
+    forget(folder)
+    shutil.rmtree(folder)
 
 
 def _copy_one(chosen: Chosen, target: str, metadata: Mapping[str, Any], index: bool, progress: bool) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import dask
 import numpy as np
@@ -101,7 +101,58 @@ def _copy_tile(inputs: Sequence[Chosen], folder: str, place: tuple[int, int]) ->
     copy_entries(inputs, Path(folder) / tile.name, tile_metadata(load_job(folder), tile, None))
 
 
-def prepare_input(
+class InputOptions(TypedDict, total=False):
+    """What `to_iid` and `to_mosaic` take beside their own: how the input is read, and cut into tiles.
+
+    Attributes
+    ----------
+    metadata : mapping
+        What JSON can hold. ``image`` is set to the image's size.
+    tile : int or (rows, columns)
+        Unit of parallel work, pixels. Default: about 4096, a multiple of the blocks in which the image is stored; where
+        labels are local to blocks (``stitch`` "touch", "iou" or None), these blocks.
+    stitch : {"label", "name", "touch", "iou"} or None
+        What makes pieces in several tiles one segment. "label", the default: an equal label. "touch", "iou": labels are
+        local to their tile, and contact at the border, or agreement in the common ``halo``, joins; see `decide`. None:
+        nothing. Existing files have names: there "label" means "name", an equal IID.
+    halo : int
+        Pixels that tiles reach beyond the pixels they own; default 0.
+    connected : bool
+        Segments are the 8-connected components of equal values, of a bool mask or a class map; ``groups`` is then
+        given the class. Default False.
+    across : int
+        Tile images are given row by row, so many a row.
+    at : sequence of (row, column)
+        Where the first pixel of each image or file lies; of images that overlap the later one wins. Files without it
+        all begin at (0, 0), so that masks of one image can be put together.
+    keys, window
+        Of existing files: only these entries, and the part of the image to keep, (min_row, min_col, max_row, max_col).
+    storage_options : mapping
+        For the file systems of URLs.
+    """
+
+    metadata: Mapping[str, Any] | None
+    tile: int | tuple[int, int] | None
+    stitch: Stitch | None
+    halo: int
+    connected: bool
+    across: int | None
+    at: Sequence[tuple[int, int]] | None
+    keys: Any
+    window: Any
+    storage_options: Mapping[str, Any] | None
+
+
+def prepare_input(labels: Any, **options: Unpack[InputOptions]) -> Prepared:
+    """Check input and options, and open the input; see `to_iid`."""
+    known = InputOptions.__annotations__
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise TypeError(f"unknown options {unknown}; of the input there are: {', '.join(known)}")
+    return _prepare(labels, **options)
+
+
+def _prepare(
     labels: Any,
     *,
     metadata: Mapping[str, Any] | None = None,
@@ -115,7 +166,6 @@ def prepare_input(
     window: Any = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> Prepared:
-    """Check input and options, and open the input; see `to_iid`."""
     encode_metadata(metadata or {})
     check_stitch(stitch)
     readers = open_files(labels, storage_options)
