@@ -92,3 +92,14 @@ def split(keys: np.ndarray, weights: np.ndarray, blocksize: int) -> list[tuple[i
     [(2, 3), (7, 7), (9, 9)]
     """
     return [(int(keys[start]), int(keys[stop - 1])) for start, stop in ranges(weights, blocksize)]
+
+
+def spread(starts: np.ndarray | int, counts: np.ndarray) -> np.ndarray:
+    """Return the integers of ranges, one range after another: ``counts[i]`` from ``starts[i]`` on.
+
+    Examples
+    --------
+    >>> spread(np.array([7, 0]), np.array([2, 3])).tolist(), spread(0, np.array([2, 3])).tolist()
+    ([7, 8, 0, 1, 2], [0, 1, 0, 1, 2])
+    """
+    return np.arange(int(counts.sum())) + np.repeat(starts - (np.cumsum(counts) - counts), counts)

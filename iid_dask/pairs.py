@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from iid_dask import kernels
+from iid_dask.cutting import spread
 from iid_dask.format.layout import MAX_SIDE
 from iid_dask.format.segments import SegmentColumns
 from iid_dask.format.source import coalesce
@@ -59,7 +60,7 @@ class Regions:
         counts = stops - starts
         owners, boxes, bits = np.repeat(keys, counts), columns.region_boxes, columns.region_bits
         if len(owners) < len(bits):
-            places = np.arange(len(owners)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+            places = spread(starts, counts)
             boxes, bits = boxes[places], bits[places]
         return cls(owners, boxes, bits)
 

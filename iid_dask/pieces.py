@@ -12,7 +12,7 @@ import numpy as np
 
 from iid_dask import kernels
 from iid_dask.bbox import BBox
-from iid_dask.cutting import ranges
+from iid_dask.cutting import ranges, spread
 from iid_dask.errors import IIDWarning
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.segments import SegmentColumns
@@ -213,8 +213,8 @@ def _plan_pieces(view: View, target: Target, found: Found) -> Pieces:
     else:
         firsts, stops = np.searchsorted(target.rows, top), np.searchsorted(target.rows, bottom)
         known = np.append(target.rows, 0)
-        spread = known[np.maximum(stops - 1, 0)] - known[np.minimum(firsts, len(target.rows))]
-        spacing = spread / np.maximum(stops - firsts - 1, 1)
+        extent = known[np.maximum(stops - 1, 0)] - known[np.minimum(firsts, len(target.rows))]
+        spacing = extent / np.maximum(stops - firsts - 1, 1)
     begin, end = np.maximum(left, wanted.min_col), np.minimum(right, wanted.max_col)
     # Where more than a gap of bytes would be read in vain between two rows, each row is a piece of its own.
     useless = (spacing * width - (end - begin)) / 8
@@ -222,18 +222,18 @@ def _plan_pieces(view: View, target: Target, found: Found) -> Pieces:
     per = per.astype(np.int64)
     number = np.maximum(0, -(-(stops - firsts) // per))
     hits = np.repeat(np.arange(len(regions)), number)
-    within = np.arange(len(hits)) - np.repeat(np.cumsum(number) - number, number)
+    within = spread(0, number)
     firsts = firsts[hits] + within * per[hits]
     counts = np.minimum(per[hits], stops[hits] - firsts)
     if isinstance(target, Window):
         first_row, last_row = firsts, firsts + counts - 1
     else:
         # Rows of a piece may be further apart than those of its region are on the average.
-        spread = target.rows[firsts + counts - 1] - target.rows[firsts]
-        number = np.where(spread * width[hits] > BATCH * 8, counts, 1)
+        extent = target.rows[firsts + counts - 1] - target.rows[firsts]
+        number = np.where(extent * width[hits] > BATCH * 8, counts, 1)
         counts = np.repeat(np.where(number > 1, 1, counts), number)
         hits = np.repeat(hits, number)
-        firsts = np.repeat(firsts, number) + np.arange(len(hits)) - np.repeat(np.cumsum(number) - number, number)
+        firsts = spread(firsts, number)
         first_row, last_row = target.rows[firsts], target.rows[firsts + counts - 1]
     skipped = (begin - left)[hits]
     low = (first_row - top[hits]) * width[hits] + skipped

@@ -10,6 +10,7 @@ import numpy as np
 
 from iid_dask import kernels
 from iid_dask.bbox import BBox
+from iid_dask.cutting import spread
 from iid_dask.errors import IIDOverlapError
 from iid_dask.layers import layer_numbers
 from iid_dask.pieces import Found, image_box, in_paint_order, read_pieces, say_once_if_cut, search
@@ -163,7 +164,7 @@ def _by_chunk(
     wide = (np.minimum(right - box.min_col, width) - 1) // cols - begin + 1
     number = high * wide
     cut = np.repeat(np.arange(len(firsts)), number)
-    nth = np.arange(len(cut)) - np.repeat(np.cumsum(number) - number, number)
+    nth = spread(0, number)
     row = top[cut] + nth // wide[cut]
     col = begin[cut] + nth % wide[cut]
     begins = np.maximum(firsts[cut], row * rows + box.min_row)
@@ -192,7 +193,7 @@ def _by_band(pieces: tuple[np.ndarray, ...], out: np.ndarray) -> tuple[np.ndarra
     band = _band_rows(out)
     number = (firsts + counts - 1) // band - firsts // band + 1
     cut = np.repeat(np.arange(len(firsts)), number)
-    nth = np.arange(len(cut)) - np.repeat(np.cumsum(number) - number, number)
+    nth = spread(0, number)
     bands = (firsts // band)[cut] + nth
     begins = np.maximum(firsts[cut], bands * band)
     stops = np.minimum((firsts + counts)[cut], (bands + 1) * band)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from iid_dask import kernels, raster
+from iid_dask import raster
 from iid_dask.bbox import BBox, union
 from iid_dask.cutting import ranges
 from iid_dask.errors import IIDLimitError
-from iid_dask.format.encode import Names, Segments, encode_segments, plan_head, stored_columns
+from iid_dask.format.encode import Names, Segments, write_parts
 from iid_dask.format.layout import SPARE
-from iid_dask.format.segments import region_lengths
-from iid_dask.format.target import atomic_write
+from iid_dask.format.segments import SegmentColumns, region_lengths
+from iid_dask.format.verifying import read_segments
 from iid_dask.lookup import as_keys
 from iid_dask.mosaic import opening
 from iid_dask.mosaic.blocks import segments_of
@@ -113,12 +113,12 @@ class Chosen:
         return inside
 
     @cached_property
-    def _cut(self) -> dict[int, Segments]:
-        """What the window leaves of entries that it cuts, or that are in pieces, by key, in pixels of the image."""
+    def _cut(self) -> tuple[np.ndarray, Segments]:
+        """What the window leaves of entries that it cuts, or that are in pieces: keys, and segments in image pixels."""
         # Large enough for every box: what the window leaves out is not news.
         reach = union(self.reader.columns.boxes)
         view = View(self.reader, (reach.max_row, reach.max_col))
-        found = {}
+        keys, found = [], []
         for key in self.keys[~self._inside].tolist():
             box = BBox.of(self.reader.columns.boxes[key].tolist()).intersection(self.window)
             if box.height * box.width > self.reader.limits.max_decoded_bytes:
@@ -128,73 +128,59 @@ class Chosen:
                 )
             values, segments = segments_of(raster.masks(view, Window(box), np.array([key], np.uint32))[0])
             if len(values):
-                found[key] = _moved(segments, box.min_row, box.min_col)
-        return found
+                keys.append(key)
+                found.append(segments.moved(box.min_row, box.min_col))
+        return np.array(keys, np.uint32), Segments.joined(found)
 
     @cached_property
     def left(self) -> np.ndarray:
         """Keys of the entries that are written: those with a pixel in the window, or inside it without any."""
-        return self.keys[self._inside | np.isin(self.keys, list(self._cut))]
+        return self.keys[self._inside | np.isin(self.keys, self._cut[0])]
+
+    @cached_property
+    def planned(self) -> Segments:
+        """Segments of the entries in ``left``, in pixels of the window, without their bits."""
+        copied = self.left[~np.isin(self.left, self._cut[0])]
+        stored = _segments(
+            Regions.of(self.reader.columns, copied, copied), copied, self.reader.columns, np.zeros(SPARE, np.uint8)
+        )
+        return self._in_order(copied, stored, *self._cut).without_bits()
 
     def parts(self) -> Iterator[Segments]:
-        """Segments of the entries in ``left``, some at a time, in pixels of the window."""
-        nbytes = self.reader.lut["segment_length"][self.left].astype(np.int64)
-        for start, stop in ranges(nbytes, BATCH):
-            yield _moved(self._read(self.left[start:stop]), -self.window.min_row, -self.window.min_col)
+        """The same with their bits, some at a time."""
+        cut, segments = self._cut
+        for start, stop in ranges(self.planned.lengths, BATCH):
+            keys = self.left[start:stop]
+            low, high = np.searchsorted(cut, (keys[0], keys[-1] + 1)).tolist()
+            copied = keys[~np.isin(keys, cut)]
+            yield self._in_order(copied, self._read(copied), cut[low:high], segments.part(low, high))
+
+    def _in_order(self, copied: np.ndarray, stored: Segments, cut: np.ndarray, segments: Segments) -> Segments:
+        """Put entries that are copied and those that were cut into one order, and into the window."""
+        order = np.argsort(np.concatenate([copied, cut]))
+        return Segments.joined([stored, segments]).take(order).moved(-self.window.min_row, -self.window.min_col)
 
     def _read(self, keys: np.ndarray) -> Segments:
+        """Read entries as they are stored; where an index has their checksums, verified."""
         columns = self.reader.columns
-        plain = keys[~np.isin(keys, list(self._cut))]
-        regions = Regions.of(columns, plain, plain)
+        regions = Regions.of(columns, keys, keys)
         if columns.crcs is not None and self.reader.verify_checksums:
-            for key in plain.tolist():
-                self.reader.segment_bytes(key)
-        data, places = self.reader.read_bits(regions.bits.astype(np.int64), region_lengths(regions.boxes))
-        owners, boxes, bits, blobs = [regions.keys], [regions.boxes.astype(np.int64)], [places], [data[:-SPARE]]
-        areas = dict(zip(plain.tolist(), columns.areas[plain].tolist(), strict=True))
-        own = dict(zip(plain.tolist(), columns.boxes[plain].astype(np.int64).tolist(), strict=True))
-        at = len(data) - SPARE
-        for key in keys.tolist():
-            if key in self._cut:
-                cut = self._cut[key]
-                owners.append(np.full(len(cut.region_bits), key, np.uint32))
-                boxes.append(cut.region_boxes)
-                bits.append(cut.region_bits + at)
-                blobs.append(cut.data[:-SPARE])
-                at += len(blobs[-1])
-                areas[key], own[key] = int(cut.areas[0]), cut.boxes[0].tolist()
-        return _by_key(keys, own, areas, np.concatenate(owners), np.concatenate(boxes), np.concatenate(bits), blobs)
+            found = read_segments(self.reader, keys, columns, keys)
+            data, bits = found.data, found.bits
+        else:
+            data, bits = self.reader.read_bits(regions.bits.astype(np.int64), region_lengths(regions.boxes))
+        return _segments(replace(regions, bits=bits), keys, columns, data)
 
 
-def _by_key(
-    keys: np.ndarray,
-    boxes: Mapping[int, Sequence[int]],
-    areas: Mapping[int, int],
-    owners: np.ndarray,
-    region_boxes: np.ndarray,
-    bits: np.ndarray,
-    blobs: Sequence[np.ndarray],
-) -> Segments:
-    order = np.argsort(owners, kind="stable")
+def _segments(regions: Regions, keys: np.ndarray, columns: SegmentColumns, data: np.ndarray) -> Segments:
+    """Return entries of a file as segments; ``regions`` are all of theirs."""
     return Segments(
-        np.array([boxes[key] for key in keys.tolist()], np.int64).reshape(-1, 4),
-        np.array([areas[key] for key in keys.tolist()], np.int64),
-        np.append(np.searchsorted(owners[order], keys), len(owners)),
-        region_boxes[order],
-        bits[order],
-        np.concatenate([*blobs, np.zeros(SPARE, np.uint8)]),
-    )
-
-
-def _moved(segments: Segments, rows: int, cols: int) -> Segments:
-    step = np.array([rows, cols, rows, cols])
-    return Segments(
-        segments.boxes + step,
-        segments.areas,
-        segments.first_region,
-        segments.region_boxes + step,
-        segments.region_bits,
-        segments.data,
+        columns.boxes[keys].astype(np.int64),
+        columns.areas[keys].astype(np.int64),
+        np.append(np.searchsorted(regions.keys, keys), len(regions.keys)),
+        regions.boxes.astype(np.int64),
+        regions.bits.astype(np.int64),
+        data,
     )
 
 
@@ -255,48 +241,10 @@ def copy_entries(
     IIDLimitError
         If the format cannot store it; nothing was written.
     """
-    columns = [_columns_of(part) for chosen in inputs for part in chosen.parts()]
-    lengths = np.concatenate([*(part.lengths for part in columns), np.zeros(0, np.int64)])
-    head = plan_head(os.fspath(path), lengths, _names(inputs), _groups(inputs), metadata)
-    crcs = np.zeros(len(lengths), np.uint32)
-    with atomic_write(path) as file:
-        file.write(head.tobytes())
-        key = 0
-        for part in (part for chosen in inputs for part in chosen.parts()):
-            out = np.empty(int(part.lengths.sum()), np.uint8)
-            encode_segments(part, key, out)
-            ends = np.cumsum(part.lengths)
-            kernels.crc32s(out, ends - part.lengths, ends, crcs[key : key + len(part)])
-            file.write(out.data)
-            key += len(part)
-        if index:
-            file.write(head.index(stored_columns(_joined(columns), head.lut), crcs))
-    return len(lengths)
-
-
-def _columns_of(part: Segments) -> Segments:
-    """Segments without their bits."""
-    none = np.zeros(0, np.uint8)
-    return Segments(part.boxes, part.areas, part.first_region, part.region_boxes, part.region_bits[:0], none)
-
-
-def _joined(parts: Iterable[Segments]) -> Segments:
-    boxes, areas, first, region_boxes, count = [], [], [np.zeros(1, np.int64)], [], 0
-    for part in parts:
-        boxes.append(part.boxes)
-        areas.append(part.areas)
-        first.append(part.first_region[1:] + count)
-        region_boxes.append(part.region_boxes)
-        count += len(part.region_boxes)
-    four = np.zeros((0, 4), np.int64)
-    return Segments(
-        np.concatenate([*boxes, four]),
-        np.concatenate([*areas, four[:, 0]]),
-        np.concatenate(first),
-        np.concatenate([*region_boxes, four]),
-        four[:, 0],
-        np.zeros(0, np.uint8),
-    )
+    planned = Segments.joined([chosen.planned for chosen in inputs])
+    parts = (part for chosen in inputs for part in chosen.parts())
+    write_parts(path, planned, parts, _names(inputs), groups=_groups(inputs), metadata=metadata, index=index)
+    return len(planned)
 
 
 def _names(inputs: Sequence[Chosen]) -> Names:

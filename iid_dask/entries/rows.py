@@ -13,9 +13,9 @@ from iid_dask.cutting import ranges
 from iid_dask.entries.schema import BOX, U4, Column, Schema
 from iid_dask.entries.spans import bytes_array, groups_array, groups_size, text_array
 from iid_dask.errors import IIDLimitError
-from iid_dask.format.layout import REGION_HEAD, SEGMENT_HEAD
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.segments import SegmentColumns, region_lengths
+from iid_dask.format.verifying import read_segments
 from iid_dask.pairs import Regions
 
 BATCH = 8 * 2**20
@@ -194,32 +194,6 @@ def _pack(
     reader: RecordReader, keys: np.ndarray, columns: SegmentColumns, rows: np.ndarray, out: np.ndarray, at: np.ndarray
 ) -> None:
     """Read whole segments, verify them, and add their pixels to ``out``, where each one's mask begins at ``at``."""
-    lut = reader.lut[keys]
-    begin = lut["segment_offset"].astype(np.int64)
-    data, places = reader.read_bits(begin, lut["segment_length"].astype(np.int64))
-    regions = Regions.of(columns, rows, np.arange(len(keys)))
-    owner, box, around = regions.keys, regions.boxes, columns.boxes[rows]
-    starts = places[owner] + regions.bits - begin[owner]
-    agree = _segment_heads_agree(data, places, keys, around, columns.areas[rows])
-    agree[owner[~_region_heads_agree(data, starts, box)]] = False
-    for key in keys[~agree].tolist():
-        reader.segment_bytes(key)  # raises, and says what the index tells instead
-    held = np.unique(owner)
-    reader.verify_segments(keys[held], columns.first_region[rows[held]], data, places[held])
-    _add_pixels(data, starts, box, around[owner], out, at[owner])
-
-
-def _segment_heads_agree(
-    data: np.ndarray, places: np.ndarray, keys: np.ndarray, boxes: np.ndarray, areas: np.ndarray
-) -> np.ndarray:
-    """Whether the segments at some places of ``data`` begin as an index says; bool, shape (n,)."""
-    heads = data[places[:, None] + np.arange(SEGMENT_HEAD.itemsize)].view(SEGMENT_HEAD)[:, 0]
-    return (heads["key"] == keys) & (heads["area"] == areas) & np.all(heads["bbox"] == boxes, axis=1)
-
-
-def _region_heads_agree(data: np.ndarray, starts: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Whether before the bits of some regions stands what an index says; bool, shape (m,)."""
-    places = starts[:, None] + np.arange(-REGION_HEAD.itemsize, 0)
-    heads = data[places].view(REGION_HEAD)[:, 0]
-    lengths = region_lengths(boxes) + REGION_HEAD.itemsize
-    return (heads["length"] == lengths) & np.all(heads["bbox"] == boxes, axis=1)
+    found = read_segments(reader, keys, columns, rows)
+    around = columns.boxes[rows][found.owners]
+    _add_pixels(found.data, found.bits, columns.region_boxes[found.regions], around, out, at[found.owners])

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from iid_dask.cutting import ranges
+from iid_dask.cutting import ranges, spread
 from iid_dask.errors import IIDLimitError
-from iid_dask.format.layout import IID_HEAD, MAX_SIDE, REGION_HEAD, SEGMENT_HEAD
+from iid_dask.format.layout import IID_HEAD, MAX_SIDE, REGION_HEAD, SEGMENT_HEAD, SPARE
 from iid_dask.format.metadata import encode_own_metadata
 from iid_dask.format.plan import WAY_OUT, check_count, check_group_names, encode_groups, place
 from iid_dask.format.segments import SegmentColumns, index_bytes, place_bits, region_lengths
@@ -67,6 +67,46 @@ class Segments:
             self.region_boxes[first:last],
             self.region_bits[first:last],
             self.data,
+        )
+
+    def take(self, order: np.ndarray) -> Segments:
+        """Return segments in another order; their bits stay where they are."""
+        first, counts = self.first_region[:-1][order], np.diff(self.first_region)[order]
+        regions = spread(first, counts)
+        return Segments(
+            self.boxes[order],
+            self.areas[order],
+            np.concatenate(([0], np.cumsum(counts))),
+            self.region_boxes[regions],
+            self.region_bits[regions],
+            self.data,
+        )
+
+    def moved(self, rows: int, cols: int) -> Segments:
+        """Return them in another frame; those without pixels too."""
+        step = np.array([rows, cols, rows, cols])
+        return replace(self, boxes=self.boxes + step, region_boxes=self.region_boxes + step)
+
+    def without_bits(self) -> Segments:
+        """Return what a plan needs: all but the bits."""
+        return replace(self, region_bits=self.region_bits[:0], data=self.data[:0])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Segments]) -> Segments:
+        """Return the segments of several, one after another."""
+        sizes = [max(0, len(part.data) - SPARE) for part in parts]
+        regions = [len(part.region_boxes) for part in parts]
+        places, firsts = np.cumsum([0, *sizes]).tolist(), np.cumsum([0, *regions]).tolist()
+        four, one = np.zeros((0, 4), np.int64), np.zeros(0, np.int64)
+        return cls(
+            np.concatenate([four, *(part.boxes for part in parts)]),
+            np.concatenate([one, *(part.areas for part in parts)]),
+            np.concatenate([[0], *(part.first_region[1:] + at for part, at in zip(parts, firsts, strict=False))]),
+            np.concatenate([four, *(part.region_boxes for part in parts)]),
+            np.concatenate([one, *(part.region_bits + at for part, at in zip(parts, places, strict=False))]),
+            np.concatenate(
+                [*(part.data[:size] for part, size in zip(parts, sizes, strict=True)), np.zeros(SPARE, np.uint8)]
+            ),
         )
 
 
@@ -298,6 +338,21 @@ def write_file(
     metadata: Mapping[str, Any] | None = None,
     index: bool = True,
 ) -> int:
+    """Write one canonical file of segments in memory; see `write_parts`."""
+    parts = (segments.part(start, stop) for start, stop in ranges(segments.lengths, BATCH))
+    return write_parts(path, segments, parts, names, groups=groups, metadata=metadata, index=index)
+
+
+def write_parts(
+    path: str | os.PathLike[str],
+    planned: Segments,
+    parts: Iterable[Segments],
+    names: Names,
+    *,
+    groups: Mapping[str, Sequence[int] | np.ndarray] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    index: bool = True,
+) -> int:
     """Write one canonical file, whole or not at all, and return its bytes.
 
     The bytes are those that `IIDWriter` writes for the same entries.
@@ -306,7 +361,11 @@ def write_file(
     ----------
     path
         A file there is replaced.
-    segments, names
+    planned
+        All segments, whose bits are not looked at.
+    parts
+        The same, with their bits, some at a time.
+    names
         Of the entries, in the order of their keys.
     groups
         Name -> keys, in the order of the file.
@@ -323,37 +382,35 @@ def write_file(
         With errno and path; what stood at the path still does.
     """
     target = os.fspath(path)
-    over = np.flatnonzero((segments.boxes < 0).any(axis=1) | (segments.boxes > MAX_SIDE).any(axis=1))
+    over = np.flatnonzero((planned.boxes < 0).any(axis=1) | (planned.boxes > MAX_SIDE).any(axis=1))
     if len(over):
         raise IIDLimitError(
-            f"{target}: entry {over[0]}: box {tuple(segments.boxes[over[0]].tolist())} leaves 0 … {MAX_SIDE}, the "
+            f"{target}: entry {over[0]}: box {tuple(planned.boxes[over[0]].tolist())} leaves 0 … {MAX_SIDE}, the "
             f"format's 16 bits; {WAY_OUT}"
         )
-    lengths = segments.lengths
-    head = plan_head(target, lengths, names, groups or {}, metadata or {})
+    head = plan_head(target, planned.lengths, names, groups or {}, metadata or {})
+    crcs = np.zeros(len(planned), np.uint32)
     with atomic_write(target) as file:
         file.write(head.tobytes())
-        crcs = _write_segments(file, segments, lengths, index)
-        tail = head.index(stored_columns(segments, head.lut), crcs) if index else b""
+        key = 0
+        for part in parts:
+            file.write(_encoded(part, key, crcs[key : key + len(part)] if index else crcs[:0]))
+            key += len(part)
+        tail = head.index(stored_columns(planned, head.lut), crcs) if index else b""
         file.write(tail)
     return head.nbytes + len(tail)
 
 
-def _write_segments(file: BinaryIO, segments: Segments, lengths: np.ndarray, checksums: bool) -> np.ndarray:
-    """Write the segments section; return the crc32 of each segment if they are wanted."""
+def _encoded(segments: Segments, first_key: int, crcs: np.ndarray) -> memoryview:
+    """Return segments as `encode_segments` writes them; their crc32s into ``crcs``, unless it is empty."""
     from iid_dask import kernels
 
-    crcs = np.zeros(len(segments), np.uint32)
-    ends = np.cumsum(lengths)
-    for start, stop in ranges(lengths, BATCH):
-        base = int(ends[start] - lengths[start])
-        out = np.empty(int(ends[stop - 1]) - base, np.uint8)
-        encode_segments(segments.part(start, stop), start, out)
-        if checksums:
-            some = ends[start:stop] - base
-            kernels.crc32s(out, some - lengths[start:stop], some, crcs[start:stop])
-        file.write(out.data)
-    return crcs
+    ends = np.cumsum(segments.lengths)
+    out = np.empty(int(ends[-1]), np.uint8)
+    encode_segments(segments, first_key, out)
+    if len(crcs):
+        kernels.crc32s(out, ends - segments.lengths, ends, crcs)
+    return out.data
 
 
 def stored_columns(segments: Segments, lut: np.ndarray) -> SegmentColumns:

@@ -42,7 +42,7 @@ from iid_dask.format.segments import (
     scan_segments,
 )
 from iid_dask.format.source import Source, as_source, gather
-from iid_dask.format.verifying import check_segment, find_damaged
+from iid_dask.format.verifying import changing, check_segment, find_damaged
 
 FIRST_READ = 64 * 1024
 """Bytes of the first read: header and tables of a small file in one request."""
@@ -277,9 +277,7 @@ class RecordReader(Reopened, Mapping[int, Entry]):
         bad = find_damaged(self.columns, self.lut[keys], keys, regions, data, places)
         if bad >= 0:
             self.segment_bytes(int(keys[bad]))  # raises, with all that is wrong
-            raise IIDFormatError(
-                self.name, "segments", int(keys[bad]), None, "bytes that change between two reads", "the same bytes"
-            )
+            raise changing(self.name, int(keys[bad]))
 
     def read_bits(self, offsets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read ranges of the segments section with few requests.

@@ -10,6 +10,7 @@ import numpy as np
 
 from iid_dask import kernels
 from iid_dask.bbox import BBox, union
+from iid_dask.cutting import spread
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.reader import RecordReader
 from iid_dask.kernels import shape as facts_of
@@ -48,7 +49,7 @@ def shape_facts(job: Job, start: int, stop: int) -> np.ndarray:
     facts = np.zeros((len(keys), kernels.FACTS), np.int64)
     first, last = (columns.first_region[keys.astype(np.int64) + more].astype(np.int64) for more in (0, 1))
     who = np.repeat(np.arange(len(keys)), last - first)
-    regions = np.arange(len(who)) + np.repeat(first - (np.cumsum(last - first) - (last - first)), last - first)
+    regions = spread(first, last - first)
     units = _units(columns.region_boxes[regions].astype(np.int64), around, who)
     scan = _Scan(reader, "perimeter" in job.properties, "holes" in job.properties)
     for some in batches(np.cumsum(units.nbytes) - units.nbytes, units.nbytes, 0):

@@ -9,10 +9,11 @@ import dask
 import numpy as np
 
 from iid_dask import kernels
+from iid_dask.cutting import spread
 from iid_dask.mosaic.cuts import Cut
 from iid_dask.mosaic.folder import tile_reader
 from iid_dask.mosaic.joining import union_areas
-from iid_dask.mosaic.region_parts import Parts, spread
+from iid_dask.mosaic.region_parts import Parts
 from iid_dask.mosaic.survey import Survey
 from iid_dask.progress import run
 

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from iid_dask.bbox import BBox
+from iid_dask.cutting import spread
 from iid_dask.errors import IIDChangedError, IIDFormatError, IIDStoreError
 from iid_dask.format.layout import INDEX_TRAILER, Limits
 from iid_dask.format.reader import RecordReader, open_records
@@ -18,7 +19,6 @@ from iid_dask.mosaic.folder import MAX_TILE_SIDE, inside, tile_readers
 from iid_dask.mosaic.manifest import Tables
 from iid_dask.mosaic.part import PLACES, TilePart, joined
 from iid_dask.mosaic.recent import Recent
-from iid_dask.mosaic.region_parts import spread
 from iid_dask.once import Once
 
 KEPT = 2**27

@@ -8,10 +8,10 @@ import numpy as np
 
 from iid_dask import kernels
 from iid_dask.errors import IIDFormatError
-from iid_dask.mosaic.region_parts import BYTES, Parts, Read, read_ranges, spread
+from iid_dask.mosaic.region_parts import BYTES, Parts, Read, read_ranges
 from iid_dask.mosaic.zones import batches, border_zones, whole_zones
 
-__all__ = ["Joined", "Parts", "Read", "join", "spread", "union_areas"]
+__all__ = ["Joined", "Parts", "Read", "join", "union_areas"]
 
 
 @dataclass(frozen=True, eq=False)

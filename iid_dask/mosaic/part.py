@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from iid_dask.cutting import spread
 from iid_dask.errors import IIDFormatError
 from iid_dask.format.layout import REGION_HEAD
 from iid_dask.format.segments import SegmentColumns
 from iid_dask.format.source import LOCAL_GAP
-from iid_dask.mosaic.region_parts import spread
 
 if TYPE_CHECKING:
     from iid_dask.mosaic.files import MosaicFiles

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iid_dask.cutting import ranges
+from iid_dask.cutting import ranges, spread
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.encode import Head, Names, plan_head
 from iid_dask.format.layout import MAX_SIDE, REGION_HEAD, SEGMENT_HEAD
 from iid_dask.format.segments import SegmentColumns, region_lengths
 from iid_dask.mosaic.joining import Joined, join
 from iid_dask.mosaic.ranges import Bands, Copies, Range, Sources, TileFiles, region_heads, segment_heads
-from iid_dask.mosaic.region_parts import Parts, spread
+from iid_dask.mosaic.region_parts import Parts
 from iid_dask.mosaic.stored import OpenTile, Shown, Stored, running, stored
 
 RANGE = 32 * 2**20
@@ -65,7 +65,7 @@ class Layout:
         rows = np.maximum(RANGE * 8 // widths // 8 * 8, 8)
         counts = -(-(boxes[:, 2] - boxes[:, 0]) // rows)
         which = np.repeat(np.arange(len(regions)), counts)
-        tops = boxes[which, 0] + spread(np.zeros(len(counts), np.int64), counts) * rows[which]
+        tops = boxes[which, 0] + spread(0, counts) * rows[which]
         stops = np.minimum(tops + rows[which], boxes[which, 2])
         begins = (tops - boxes[which, 0]) * widths[which]
         nbytes = ((stops - tops) * widths[which] + 7) >> 3

@@ -57,17 +57,6 @@ class Parts:
         return Parts(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
 
 
-def spread(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the numbers of ranges, one after another.
-
-    Examples
-    --------
-    >>> spread(np.array([7, 0]), np.array([2, 3])).tolist()
-    [7, 8, 0, 1, 2]
-    """
-    return np.arange(int(counts.sum())) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
-
-
 def read_ranges(
     read: Read, tiles: np.ndarray, offsets: np.ndarray, lengths: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from iid_dask import kernels
+from iid_dask.cutting import spread
 from iid_dask.errors import IIDFormatError
 from iid_dask.format.segments import SegmentColumns
 from iid_dask.mosaic.part import TilePart
-from iid_dask.mosaic.region_parts import spread
 from iid_dask.mosaic.tables import BOX
 
 if TYPE_CHECKING:

@@ -8,10 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from iid_dask.cutting import spread
 from iid_dask.errors import IIDFormatError
 from iid_dask.format.reader import RecordReader
 from iid_dask.mosaic.ranges import TileFiles, stamp_of
-from iid_dask.mosaic.region_parts import Parts, spread
+from iid_dask.mosaic.region_parts import Parts
 
 OpenTile = Callable[[int], RecordReader]
 """Opens a file by its number, and checks that it is the one that the mosaic means."""
