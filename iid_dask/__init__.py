@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from iid_dask.errors import IIDOverlapError as IIDOverlapError
     from iid_dask.errors import IIDStoreError as IIDStoreError
     from iid_dask.errors import IIDWarning as IIDWarning
+    from iid_dask.errors import IIDWorkerError as IIDWorkerError
     from iid_dask.export.completion import check_zarr as check_zarr
     from iid_dask.export.completion import open_zarr as open_zarr
     from iid_dask.export.zarr import to_zarr as to_zarr
@@ -66,6 +67,7 @@ _HOMES = {
     "IIDReader": "iid_dask.reader",
     "IIDStoreError": "iid_dask.errors",
     "IIDWarning": "iid_dask.errors",
+    "IIDWorkerError": "iid_dask.errors",
     "IIDWriter": "iid_dask.format.writer",
     "IoU": "iid_dask.mosaic.rules",
     "InputOptions": "iid_dask.assembling",

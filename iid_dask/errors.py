@@ -10,6 +10,7 @@ __all__ = [
     "IIDOverlapError",
     "IIDStoreError",
     "IIDWarning",
+    "IIDWorkerError",
 ]
 
 
@@ -61,6 +62,10 @@ class IIDOverlapError(IIDError, ValueError):
 
 class IIDStoreError(IIDError):
     """A Zarr store lacks chunks that were written, holds others, or belongs to another job."""
+
+
+class IIDWorkerError(IIDError):
+    """Workers of a cluster die of a tile, or none is left."""
 
 
 class IIDWarning(UserWarning):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from object_store import Bucket, new_bucket, serving
 
 import iid_dask
 
@@ -30,3 +33,16 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def us(tmp_path: Path) -> Path:
     """A copy of the sample that a test may change."""
     return Path(shutil.copyfile(iid_dask.sample("us"), tmp_path / "us.iid"))
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """URL of a server that speaks S3."""
+    with serving() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str) -> Bucket:
+    """An empty bucket."""
+    return new_bucket(s3_endpoint)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Unpack
@@ -12,6 +11,7 @@ from iid_dask.assembling.files import Chosen, copy_entries
 from iid_dask.assembling.prepared import InputOptions, Prepared, prepare_input
 from iid_dask.assembling.writing import Resume
 from iid_dask.errors import IIDLimitError
+from iid_dask.format.folder import Folder, FolderLike, as_folder
 from iid_dask.format.layout import MAX_SIDE
 from iid_dask.format.target import check_target, remove_abandoned
 from iid_dask.mosaic.consolidate import consolidate
@@ -21,7 +21,7 @@ from iid_dask.mosaic.folder import Job
 from iid_dask.mosaic.naming import Lookup, Naming
 from iid_dask.mosaic.reader import Mosaic
 from iid_dask.mosaic.rules import Rule, checked
-from iid_dask.progress import scheduled
+from iid_dask.running import scheduled
 
 
 def to_iid(
@@ -52,7 +52,7 @@ def to_iid(
         of tile images (`grid_of`, or a list with ``across=`` or ``at=``). Or existing files: the path of an ``.iid``
         file, a list of these with ``at=``, an open file, or a dataset of engine "iid".
     path
-        Of the file to write; its folder holds the scratch unless ``scratch`` says otherwise.
+        Of the file to write, or the URL of an object; the scratch lies beside it unless ``scratch`` says otherwise.
     names : mapping or function, optional
         Label -> address; text is UTF-8. Default: the number in decimal.
     domain : bytes
@@ -63,7 +63,7 @@ def to_iid(
         Thresholds of ``stitch`` "touch" and "iou".
     index : bool
         Put the index behind the last section.
-    scratch : path, optional
+    scratch : path or URL, optional
         Folder for the tiles, which are removed at the end; it must be reached by all workers.
     scheduler : str, optional
         "threads", "synchronous", "processes", or the address of a distributed scheduler. Default: the distributed
@@ -95,23 +95,23 @@ def to_iid(
     ...     [(entry.domain, entry.address, entry.area, entry.groups) for entry in f.values()]
     [(b'cell', b'3', 2500, ('large',)), (b'cell', b'7', 900, ())]
     """
-    target = check_target(path)
+    target, storage_options = check_target(path), options.get("storage_options")
     remove_abandoned(target)
     prepared = prepare_input(labels, **options)
     _check_naming(prepared, names, domain, groups, rule)
     with scheduled(scheduler):
         if len(prepared.files) == 1:
-            _copy_one(prepared.files[0][0], target, prepared.job.metadata, index, progress)
+            _copy_one(prepared.files[0][0], target, prepared.job.metadata, index, progress, storage_options)
             return
-        with _scratch(prepared.job, target, scratch) as folder:
+        with _scratch(prepared.job, target, scratch, storage_options) as folder:
             prepared.write(folder, progress=progress, resume=resume)
             with finish(folder, names=names, domain=domain, groups=groups, rule=rule, progress=progress) as mosaic:
-                consolidate(mosaic, target, index=index, progress=progress)
+                consolidate(mosaic, target, index=index, progress=progress, storage_options=storage_options)
 
 
 def to_mosaic(
     labels: Any,
-    folder: str | os.PathLike[str],
+    folder: FolderLike,
     *,
     names: Lookup | None = None,
     domain: bytes = b"",
@@ -133,7 +133,7 @@ def to_mosaic(
     labels, names, domain, groups, rule, scheduler, progress, resume, **options
         As for `to_iid`.
     folder
-        Of the mosaic; made if it is not there.
+        Path of the mosaic, made if it is not there, or URL.
     part : (int, int), optional
         Write only part I of N (1 … N) of the tiles, for array jobs; `finish` then completes the mosaic, and is the
         one to be given ``names``, ``domain``, ``groups`` and ``rule``.
@@ -165,37 +165,50 @@ def to_mosaic(
         )
     prepared = prepare_input(labels, **options)
     _check_naming(prepared, names, domain, groups, rule)
+    place = as_folder(folder, options.get("storage_options"))
     with scheduled(scheduler):
-        prepared.write(folder, progress=progress, resume=resume, part=part or (1, 1))
+        prepared.write(place, progress=progress, resume=resume, part=part or (1, 1))
         if part is not None:
             return None
-        return finish(folder, names=names, domain=domain, groups=groups, rule=rule, progress=progress)
+        return finish(place, names=names, domain=domain, groups=groups, rule=rule, progress=progress)
 
 
 @contextmanager
-def _scratch(job: Job, target: str, scratch: str | os.PathLike[str] | None) -> Iterator[str]:
+def _scratch(
+    job: Job,
+    target: str,
+    scratch: str | os.PathLike[str] | None,
+    storage_options: Mapping[str, Any] | None,
+) -> Iterator[Folder]:
     """Give the folder for the tiles of a file, and remove it when the block ends well."""
     if max(job.shape) > MAX_SIDE:
         raise IIDLimitError(
             f"{target}: an image of {job.shape[0]} x {job.shape[1]} pixels: a file holds at most {MAX_SIDE} a side; "
             "write a mosaic, iid_dask.to_mosaic(labels, folder), which has no such limit"
         )
-    folder = scratch_folder(target, scratch, job)
+    folder = scratch_folder(target, scratch, job, storage_options)
     try:
         yield folder
     except BaseException as error:
         error.add_note(f"what was done is kept in {folder}: the same call continues from there; or remove it")
         raise
     forget(folder)
-    shutil.rmtree(folder)
+    folder.remove_all()
 
 
-def _copy_one(chosen: Chosen, target: str, metadata: Mapping[str, Any], index: bool, progress: bool) -> None:
+def _copy_one(
+    chosen: Chosen,
+    target: str,
+    metadata: Mapping[str, Any],
+    index: bool,
+    progress: bool,
+    storage_options: Mapping[str, Any] | None,
+) -> None:
     reader = chosen.reader
     if isinstance(reader, Mosaic) and chosen.is_all and metadata == reader.metadata:
-        consolidate(reader, target, index=index, progress=progress)
+        consolidate(reader, target, index=index, progress=progress, storage_options=storage_options)
     else:
-        copy_entries([chosen], target, metadata, index=index)
+        copy_entries([chosen], target, metadata, index=index, storage_options=storage_options)
 
 
 def _check_naming(
@@ -208,10 +221,14 @@ def _check_naming(
         raise ValueError("names=, domain= and groups= are for label images; entries of files keep theirs")
 
 
-def scratch_folder(target: str, scratch: str | os.PathLike[str] | None, job: Job) -> str:
+def scratch_folder(
+    target: str,
+    scratch: str | os.PathLike[str] | None,
+    job: Job,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Folder:
     """Return where the tiles of a file are kept meanwhile: the same for the same target and options."""
-    folder, name = os.path.split(target)
-    if scratch is not None:
-        folder = os.path.abspath(os.path.expanduser(os.fspath(scratch)))
+    beside, name = os.path.split(target)
+    folder = as_folder(beside if scratch is None else scratch, storage_options)
     short = os.fsdecode(os.fsencode(name)[:200])
-    return os.path.join(folder, f".{short}.{job.id}.scratch")
+    return folder.within(f".{short}.{job.id}.scratch")

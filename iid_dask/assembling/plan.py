@@ -21,12 +21,6 @@ RUN_PIXELS = 4
 FILE = 24 * 2**20
 """Bytes of a tile's file that are held while it is written, and of its tables."""
 
-PIXELS = 2**26
-"""Pixels of the small tiles that one task writes together: about a second's work on a dense image."""
-
-TASKS = 16
-"""A job is cut into at least so many tasks, if it has as many tiles."""
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -71,14 +65,3 @@ def plan_job(job: Job, dtype: np.dtype, tiles: int, tasks: int) -> Plan:
     pixels = min(height + 2 * job.halo, job.shape[0]) * min(width + 2 * job.halo, job.shape[1])
     thread = pixels * (2 * dtype.itemsize + RUN // RUN_PIXELS) + pixels // 4 + FILE
     return Plan(job.shape, tiles, tasks, job.shape[0] * job.shape[1] * dtype.itemsize, BASE + thread, thread)
-
-
-def batch_size(pixels: int, tiles: int) -> int:
-    """Return how many tiles of so many pixels one task writes.
-
-    Examples
-    --------
-    >>> batch_size(4096 * 4096, 1000), batch_size(256 * 256, 30_000), batch_size(64, 20)
-    (4, 1024, 2)
-    """
-    return max(1, min(PIXELS // max(1, pixels), -(-tiles // TASKS)))

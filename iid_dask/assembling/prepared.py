@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-import dask
 import numpy as np
 
 from iid_dask.assembling.files import Chosen, copy_entries, open_files
 from iid_dask.assembling.plan import Plan, plan_job
-from iid_dask.assembling.writing import Resume, Writer, tile_tasks
+from iid_dask.assembling.writing import Resume, Writer, tile_batches, write_tiles
 from iid_dask.errors import IIDLimitError
+from iid_dask.format.folder import Folder, FolderLike, as_folder
 from iid_dask.format.layout import MAX_SIDE
 from iid_dask.format.metadata import encode_metadata
 from iid_dask.images import Image, as_image
@@ -31,7 +29,7 @@ from iid_dask.mosaic.folder import (
     with_image_size,
 )
 from iid_dask.mosaic.tile import tile_metadata
-from iid_dask.progress import run
+from iid_dask.running import Work, run
 
 TILE = 4096
 """Rows and columns of a tile where nothing else is said: 64 MiB of uint32."""
@@ -60,12 +58,11 @@ class Prepared:
             return plan_job(self.job, np.dtype(bool), count, count)
         grid = self.job.grid
         assert grid is not None
-        writer = Writer("", self.job.id, True)
-        return plan_job(self.job, self.image.dtype, len(grid), len(tile_tasks(self.image, self.job, writer)))
+        return plan_job(self.job, self.image.dtype, len(grid), len(tile_batches(grid, len(grid))))
 
     def write(
         self,
-        folder: str | os.PathLike[str],
+        folder: FolderLike,
         *,
         progress: bool,
         resume: Resume,
@@ -74,31 +71,36 @@ class Prepared:
         """Write the tiles, and return how many were written, and how many were there."""
         if resume not in (True, False, "trust"):
             raise ValueError(f'resume = {resume!r}: expected True, False or "trust"')
-        begin(folder, self.job)
-        if self.image is not None and not same_input(folder, self.image.token()) and resume == "trust":
+        place = as_folder(folder)
+        begin(place, self.job)
+        if self.image is not None and not same_input(place, self.image.token()) and resume == "trust":
             resume = True  # the tiles that are there may be another image's
-        root = os.path.abspath(os.path.expanduser(os.fspath(folder)))
         if self.image is None:
-            return self._copy(root, part), 0
-        writer = Writer(root, self.job.id, resume)
-        tasks = tile_tasks(self.image, self.job, writer, part)
-        made, work = [task for task, _ in tasks], [each for _, each in tasks]
-        counts = run(made, "writing tiles", progress=progress, work=work)
+            return self._copy(place, part), 0
+        writer = Writer(place, self.job.id, resume)
+        counts = write_tiles(self.image, self.job, writer, part, progress=progress)
         return sum(written for written, _ in counts), sum(kept for _, kept in counts)
 
-    def _copy(self, folder: str, part: tuple[int, int]) -> int:
+    def _copy(self, folder: Folder, part: tuple[int, int]) -> int:
         number, of = part
         places = sorted({place for _, place in self.files})[number - 1 :: of]
-        copy = dask.delayed(_copy_tile, pure=False, traverse=False)
-        tasks = [copy([chosen for chosen, at in self.files if at == place], folder, place) for place in places]
-        return len(run(tasks, "writing tiles", progress=False))
+        work = Work(
+            _copy_tile,
+            folder,
+            [(i, i + 1) for i in range(len(places))],
+            arguments=lambda i, _: ([chosen for chosen, at in self.files if at == places[i]], places[i]),
+            about=lambda i: f"{folder}: the tile at {places[i]}",
+        )
+        return len(run(work, "writing tiles", progress=False))
 
 
-def _copy_tile(inputs: Sequence[Chosen], folder: str, place: tuple[int, int]) -> None:
+def _copy_tile(folder: Folder, inputs: Sequence[Chosen], place: tuple[int, int]) -> None:
     shape = _reach([(chosen, (0, 0)) for chosen in inputs])
     # Named masks are never cut: nobody asks who owns a pixel.
-    tile = load_job(folder).place(place, shape, (*place, *place))
-    copy_entries(inputs, Path(folder) / tile.name, tile_metadata(load_job(folder), tile, None))
+    job = load_job(folder)
+    tile = job.place(place, shape, (*place, *place))
+    metadata = tile_metadata(job, tile, None)
+    copy_entries(inputs, folder.child(tile.name), metadata, storage_options=folder.storage_options)
 
 
 class InputOptions(TypedDict, total=False):
@@ -128,7 +130,7 @@ class InputOptions(TypedDict, total=False):
     keys, window
         Of existing files: only these entries, and the part of the image to keep, (min_row, min_col, max_row, max_col).
     storage_options : mapping
-        For the file systems of URLs.
+        For the file systems of URLs, of input and output alike.
     """
 
     metadata: Mapping[str, Any] | None

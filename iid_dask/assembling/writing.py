@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import dask
 import numpy as np
 
-from iid_dask.assembling.plan import batch_size
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDError
+from iid_dask.format.folder import Folder
 from iid_dask.format.reader import open_records
 from iid_dask.images import DaskImage, Image
 from iid_dask.mosaic.blocks import block_crc
 from iid_dask.mosaic.folder import Job
 from iid_dask.mosaic.grid import Grid, Tile
 from iid_dask.mosaic.tile import write_tile
+from iid_dask.running import Work, batches_of, run, run_graph, threads_in_scope
 
 Resume = Literal[True, False, "trust"]
+
+TASK_PIXELS = 2**27
+"""Pixels of the tiles that one task writes: about a second's work on a dense image."""
+
+TITLE = "writing tiles"
+"""Said beside the bar."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +37,14 @@ class Writer:
 
     Attributes
     ----------
-    folder : str
+    folder : Folder
     job : str
         Its id.
     resume : bool or "trust"
         Keep tiles that are there, if they were made from these pixels; "trust": without reading these again.
     """
 
-    folder: str
+    folder: Folder
     job: str
     resume: Resume
 
@@ -65,47 +72,60 @@ class Writer:
     def _stored(self, box: BBox) -> int | None:
         """Return the crc32 of the pixels that a tile of this job was made from; None where it is not there, whole."""
         tile = Tile(box, box)
-        path = Path(self.folder) / tile.name
-        if not path.is_file():
-            return None
         try:
-            with open_records(str(path)) as reader:
+            with open_records(self.folder.source(tile.name)) as reader:
                 facts = reader.metadata.get("mosaic")
                 if not isinstance(facts, dict) or reader.check():
                     return None
                 if facts.get("job") != self.job or facts.get("origin") != list(tile.origin):
                     return None
                 return facts.get("input")
-        except IIDError:
+        except (IIDError, FileNotFoundError):
             return None
 
 
-def tile_tasks(
-    image: Image, job: Job, writer: Writer, part: tuple[int, int] = (1, 1)
-) -> list[tuple[Any, tuple[int, int]]]:
-    """Return delayed tasks that write the tiles of part I of N, and how many tiles and pixels each writes.
+def write_tiles(
+    image: Image, job: Job, writer: Writer, part: tuple[int, int] = (1, 1), *, progress: bool
+) -> list[tuple[int, int]]:
+    """Write the tiles of part I of N, and return how many batches of them were written, and how many kept.
 
-    A task returns how many tiles it wrote, and how many it kept.
+    Parameters
+    ----------
+    image, job, writer
+    part
+    progress
+        Show a bar.
     """
     number, of = part
     grid = job.grid
     assert grid is not None  # images are always cut by a grid
-    whole = dask.delayed(writer, name=f"iid-writer-{uuid.uuid4().hex}", traverse=False)
-    if isinstance(image, DaskImage):
-        put = dask.delayed(Writer.put, pure=False)
-        mine = [(i, tile.box) for i, tile in enumerate(grid) if i % of == number - 1]
-        blocks = _blocks(image.array, grid)
-        return [(put(whole, box, blocks(i, box)), (1, box.height * box.width)) for i, box in mine]
-    write = dask.delayed(Writer.write, pure=False)
     boxes = [tile.box for tile in grid]
-    size = batch_size(grid.tile[0] * grid.tile[1], len(boxes))
-    batches = [boxes[start : start + size] for start in range(0, len(boxes), size)]
-    tasks = []
-    for batch in batches[number - 1 :: of]:
-        # Delayed, so that dask does not look into it for other tasks.
-        source = dask.delayed(image.part(_around(batch)), name=f"iid-image-{uuid.uuid4().hex}", traverse=False)
-        tasks.append((write(whole, source, batch), (len(batch), sum(box.height * box.width for box in batch))))
-    return tasks
+    # By the number of tiles alone: each part may run on a machine of another size.
+    boxes = boxes[len(boxes) * (number - 1) // of : len(boxes) * number // of]
+    if isinstance(image, DaskImage):
+        whole = dask.delayed(writer, name=f"iid-writer-{uuid.uuid4().hex}", traverse=False)
+        put = dask.delayed(Writer.put, pure=False)
+        tasks = [put(whole, box, block) for box, block in zip(boxes, _blocks(image.array, grid, boxes), strict=True)]
+        return run_graph(tasks, TITLE, progress=progress, pixels=math.prod(grid.tile))
+
+    def arguments(start: int, stop: int) -> tuple[Any, ...]:
+        batch = boxes[start:stop]
+        return image.part(_around(batch)), batch
+
+    work = Work(
+        Writer.write,
+        writer,
+        tile_batches(grid, len(boxes)),
+        arguments,
+        about=lambda item: f"{writer.folder}: {Tile(boxes[item], boxes[item]).name}",
+        pixels=lambda start, stop: sum(box.height * box.width for box in boxes[start:stop]),
+    )
+    return run(work, TITLE, progress=progress)
+
+
+def tile_batches(grid: Grid, count: int) -> list[tuple[int, int]]:
+    """Cut the tiles of a grid into what one task writes."""
+    return batches_of(count, max(1, TASK_PIXELS // math.prod(grid.tile)), threads_in_scope())
 
 
 def _around(boxes: Sequence[BBox]) -> BBox:
@@ -113,9 +133,9 @@ def _around(boxes: Sequence[BBox]) -> BBox:
     return BBox(*sides[:, :2].min(axis=0), *sides[:, 2:].max(axis=0))
 
 
-def _blocks(array: Any, grid: Grid) -> Any:
-    """Return what makes a delayed block of a tile's number and box."""
-    if not grid.halo:
-        delayed = array.rechunk(grid.tile).to_delayed().ravel()
-        return lambda i, box: delayed[i]
-    return lambda i, box: array[box.slices].rechunk(-1).to_delayed().ravel()[0]
+def _blocks(array: Any, grid: Grid, boxes: Sequence[BBox]) -> list[Any]:
+    """Return the delayed pixels of tiles."""
+    if grid.halo:
+        return [array[box.slices].rechunk(-1).to_delayed().ravel()[0] for box in boxes]
+    delayed = array.rechunk(grid.tile).to_delayed()
+    return [delayed[box.min_row // grid.tile[0], box.min_col // grid.tile[1]] for box in boxes]

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import dask
 import numpy as np
 import xarray as xr
 import zarr
 
 from iid_dask import kernels
 from iid_dask.errors import IIDStoreError
-from iid_dask.export.layout import Layout, near_tile
+from iid_dask.export.layout import TASK_PIXELS, Layout, near_tile
 from iid_dask.export.store import ATTRIBUTE, RECORD, Place, stored_sizes
-from iid_dask.progress import run
+from iid_dask.running import Work, batches_of, run, threads_in_scope
 
 VERSION = 1
 """Of the completion record."""
@@ -182,17 +183,32 @@ def check_zarr(
     if lost:
         return [IIDStoreError(f"{place.name}: {line}") for line in lost]
     place = replace(place, job=uuid.uuid4().hex)
-    tasks = []
-    compare = dask.delayed(_compare, pure=False)
+    lines: list[str] = []
     for name in _names(group):
         array = group[name]
         dims = array.metadata.dimension_names
         unit = zip(array.shards or array.chunks, dims, strict=True)
         size = tuple(near_tile(u) if dim in ("y", "x") else u for u, dim in unit)
         layout = Layout(array.shape, array.chunks, array.shards, size)
-        tasks += [compare(place, name, layout, tile) for tile in layout.tiles()]
-    found = run(tasks, f"check {place.name}", progress=progress)
-    return [IIDStoreError(f"{place.name}: {line}") for lines in found for line in lines]
+        work = Work(
+            _compare_tiles,
+            (place, name, layout),
+            batches_of(math.prod(layout.tile_grid), max(1, TASK_PIXELS // math.prod(layout.tile)), threads_in_scope()),
+            arguments=lambda start, stop: (start, stop),
+            pixels=partial(_pixels_of, layout),
+        )
+        for found in run(work, f"check {name} of {place.name}", progress=progress):
+            lines += found
+    return [IIDStoreError(f"{place.name}: {line}") for line in lines]
+
+
+def _pixels_of(layout: Layout, start: int, stop: int) -> int:
+    return (stop - start) * math.prod(layout.tile)
+
+
+def _compare_tiles(shared: tuple[Place, str, Layout], start: int, stop: int) -> list[str]:
+    place, name, layout = shared
+    return [line for number in range(start, stop) for line in _compare(place, name, layout, layout.tile_at(number))]
 
 
 def _names(group: Any) -> list[str]:

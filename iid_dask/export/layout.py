@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import index
@@ -11,6 +12,9 @@ import numpy as np
 
 TILE = 4096
 """Rows and columns of a tile, about: one task's work, 64 MiB of uint32."""
+
+TASK_PIXELS = 2**28
+"""Pixels that one task writes, of several tiles: about a second's work."""
 
 MANY_CHUNKS = 100_000
 """Chunks of an array from which on they are gathered into shards, to spare the file system."""
@@ -61,9 +65,20 @@ class Layout:
         tile = (*self.tile_chunks, 3)
         return Layout((*self.chunk_grid, 3), tile, None, tile)
 
+    @property
+    def tile_grid(self) -> tuple[int, ...]:
+        """Tiles along each dimension."""
+        return tuple(-(-s // t) for s, t in zip(self.shape, self.tile, strict=True))
+
+    def tile_at(self, number: int) -> tuple[slice, ...]:
+        """Place in the array of a tile by its number, row-major."""
+        at = np.unravel_index(number, self.tile_grid)
+        sides = zip(at, self.tile, self.shape, strict=True)
+        return tuple(slice(int(i) * t, min((int(i) + 1) * t, s)) for i, t, s in sides)
+
     def tiles(self) -> Iterator[tuple[slice, ...]]:
         """Every tile's place in the array, row-major."""
-        yield from _boxes(self.shape, self.tile)
+        return map(self.tile_at, range(math.prod(self.tile_grid)))
 
     def chunks_of(self, tile: Sequence[slice]) -> tuple[slice, ...]:
         """Chunks that a tile holds, in the grid of chunks."""
@@ -72,15 +87,6 @@ class Layout:
     def within(self, at: Sequence[int]) -> tuple[slice, ...]:
         """Place of a chunk in its tile, by its number in it; at the end of the array it reaches beyond."""
         return tuple(slice(i * c, (i + 1) * c) for i, c in zip(at, self.chunk, strict=True))
-
-
-def _boxes(shape: Sequence[int], step: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    if not shape:
-        yield ()
-        return
-    for start in range(0, shape[0], step[0]):
-        for rest in _boxes(shape[1:], step[1:]):
-            yield (slice(start, min(start + step[0], shape[0])), *rest)
 
 
 def plan_layout(dims: Sequence[str], shape: Sequence[int], chunks: Any, shards: Any) -> Layout:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +19,11 @@ import zarr
 
 from iid_dask.errors import IIDStoreError, IIDWarning
 from iid_dask.export.chunks import joined, store_chunks
-from iid_dask.export.layout import Layout, pair, plan_layout
+from iid_dask.export.layout import TASK_PIXELS, Layout, pair, plan_layout
 from iid_dask.export.sources import Rastered, cut, find_raster
 from iid_dask.export.store import ATTRIBUTE, RECORD, Place, quiet
 from iid_dask.export.template import Plan, begun, beside, compressors, prepare, put_in_place, table_of
-from iid_dask.progress import run
+from iid_dask.running import Work, batches_of, named, run, run_graph, threads_in_scope
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,16 @@ class Job:
     codec: str
     source: Rastered | None
 
-    def write(self, tile: tuple[slice, ...], block: np.ndarray | None = None) -> None:
+    def write(self, number: int, block: np.ndarray | None = None) -> None:
         """Write one tile, then its record; doing it again with the same values changes nothing."""
+        with named(f"{self.about(number)} of {self.place.name}"):
+            self._write(self.layout.tile_at(number), block)
+
+    def about(self, number: int) -> str:
+        """Return what messages call a tile."""
+        return f"{self.variable}{[f'{s.start}:{s.stop}' for s in self.layout.tile_at(number)]}".replace("'", "")
+
+    def _write(self, tile: tuple[slice, ...], block: np.ndarray | None) -> None:
         layout = self.layout
         array = self.place.array(self.variable, sharded=layout.shard is not None)
         places = layout.chunks_of(tile)
@@ -185,11 +195,16 @@ def _write(
         )
     prepare(plan, place, fingerprint, resume=resume, overwrite=overwrite, part=part[0] if part else None)
     place = replace(place, job=uuid.uuid4().hex)
-    tasks = []
+    graphs: list[Any] = []
     for name, layout in plan.layouts.items():
         job = Job(place, name, layout, plan.options["codec"], plan.sources[name])
-        tasks += _tasks(job, plan.graphs.get(name), _done(place, name, layout), part or (1, 1))
-    run(tasks, f"to {final or place.name}", progress=progress)
+        left = _left(job, part or (1, 1))
+        if name in plan.graphs:
+            graphs += _tasks(job, plan.graphs[name], left)
+        else:
+            run(_work(job, left), f"{name} to {os.path.basename((final or place).name)}", progress=progress)
+    # Together: they may share what they are computed from.
+    run_graph(graphs, f"to {os.path.basename((final or place).name)}", progress=progress)
     group = _finish(place, plan)
     if part is None and not group.attrs[ATTRIBUTE]["complete"]:
         raise IIDStoreError(
@@ -234,17 +249,35 @@ def _done(place: Place, name: str, layout: Layout) -> np.ndarray:
     return np.asarray(record)[corner] > 0
 
 
-def _tasks(job: Job, array: Any, done: np.ndarray, part: tuple[int, int]) -> list[Any]:
+def _left(job: Job, part: tuple[int, int]) -> np.ndarray:
+    """Return the numbers of the tiles of part I of N that are not recorded."""
     number, of = part
+    left = np.flatnonzero(~_done(job.place, job.variable, job.layout).ravel())
+    return left[left % of == number - 1]
+
+
+def _work(job: Job, left: np.ndarray) -> Work:
+    size = math.prod(job.layout.tile)
+    return Work(
+        _write_tiles,
+        job,
+        batches_of(len(left), max(1, TASK_PIXELS // size), threads_in_scope()),
+        arguments=lambda start, stop: (left[start:stop],),
+        about=lambda item: job.about(int(left[item])),
+        pixels=lambda start, stop: (stop - start) * size,
+    )
+
+
+def _write_tiles(job: Job, numbers: np.ndarray) -> None:
+    for number in numbers.tolist():
+        job.write(number)
+
+
+def _tasks(job: Job, array: Any, left: np.ndarray) -> list[Any]:
     whole = dask.delayed(job, name=f"iid-job-{uuid.uuid4().hex}", traverse=False)
     write = dask.delayed(Job.write, pure=False)
-    blocks = np.array(array.to_delayed()).ravel() if array is not None else None
-    tasks = []
-    for i, tile in enumerate(job.layout.tiles()):
-        if done.ravel()[i] or i % of != number - 1:
-            continue
-        tasks.append(write(whole, tile) if blocks is None else write(whole, tile, blocks[i]))
-    return tasks
+    blocks = np.array(array.to_delayed()).ravel()
+    return [write(whole, number, blocks[number]) for number in left.tolist()]
 
 
 def _finish(place: Place, plan: Plan) -> Any:

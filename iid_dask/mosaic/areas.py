@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import dask
 import numpy as np
 
 from iid_dask import kernels
 from iid_dask.cutting import spread
+from iid_dask.format.folder import Folder
 from iid_dask.mosaic.cuts import Cut
 from iid_dask.mosaic.folder import tile_reader
 from iid_dask.mosaic.joining import union_areas
 from iid_dask.mosaic.region_parts import Parts
 from iid_dask.mosaic.survey import Survey
-from iid_dask.progress import run
+from iid_dask.running import Work, run
 
 if TYPE_CHECKING:
     from iid_dask.mosaic.identity import Pieces  # with pyarrow, which tasks do not load
@@ -25,7 +24,7 @@ AREA_PIECES = 4096
 
 
 def count_common(
-    folder: str | os.PathLike[str],
+    folder: Folder,
     found: Survey,
     made: list[Cut],
     pieces: Pieces,
@@ -62,17 +61,24 @@ def count_common(
     origins = np.array([tile.origin for tile in found.places], np.int64)
     origins = np.concatenate([origins, origins[[one.tile for one in made]].reshape(-1, 2)])
     starts = np.flatnonzero(np.diff(keys[rows], prepend=-1))
-    tasks = []
-    for some in np.split(rows, starts[np.flatnonzero(np.diff(starts // AREA_PIECES)) + 1]):
+    # Batches never part the pieces of a segment: an item is a range of whole segments.
+    parts = np.split(rows, starts[np.flatnonzero(np.diff(starts // AREA_PIECES)) + 1])
+
+    def arguments(start: int, stop: int) -> tuple[Any, ...]:
+        some = np.concatenate(parts[start:stop])
         files, which = np.unique(pieces.file[some], return_inverse=True)
-        part = [paths[file] for file in files.tolist()], origins[files], which, pieces.key[some], keys[some]
-        tasks.append(dask.delayed(_joined_areas, pure=False, traverse=False)(os.fspath(folder), *part))
-    for segments, exact in run(tasks, "counting shared pixels", progress=progress):
+        return [paths[file] for file in files.tolist()], origins[files], which, pieces.key[some], keys[some]
+
+    def about(item: int) -> str:
+        return f"{folder}: segments {keys[parts[item][0]]} to {keys[parts[item][-1]]}"
+
+    work = Work(_joined_areas, folder, [(i, i + 1) for i in range(len(parts))], arguments, about)
+    for segments, exact in run(work, "counting shared pixels", progress=progress):
         areas[segments] = exact
 
 
 def _joined_areas(
-    folder: str, paths: list[str], origins: np.ndarray, files: np.ndarray, keys: np.ndarray, segments: np.ndarray
+    folder: Folder, paths: list[str], origins: np.ndarray, files: np.ndarray, keys: np.ndarray, segments: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Count the pixels of segments, of which entries of several files are pieces, by ascending segment."""
     owners, boxes, bits = [], [], []

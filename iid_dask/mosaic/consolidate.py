@@ -4,47 +4,50 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import dask
 import numpy as np
 
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.encode import Names
+from iid_dask.format.folder import Folder, FolderLike
 from iid_dask.format.layout import MAX_SIDE
-from iid_dask.format.target import atomic_parts, put
+from iid_dask.format.target import atomic_parts
 from iid_dask.mosaic.folder import JOB, load_job
 from iid_dask.mosaic.placing import WAY_OUT, plan_consolidated
 from iid_dask.mosaic.ranges import Range, TileFiles, combine_crc32, write_range
 from iid_dask.mosaic.reader import Mosaic, open_mosaic
 from iid_dask.mosaic.stored import OpenTile, Shown
-from iid_dask.progress import run
+from iid_dask.running import Work, run
 
 
 def consolidate(
-    mosaic: Mosaic | str | os.PathLike[str],
+    mosaic: Mosaic | FolderLike,
     path: str | os.PathLike[str],
     *,
     index: bool = True,
     progress: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a mosaic as one canonical ``.iid`` file, whatever tiles it is made of.
 
     The bytes are those that `iid_dask.IIDWriter` writes for the whole masks. Tasks write ranges of at most 32 MiB, on
     the distributed client in scope or else dask's configured scheduler; all must reach the mosaic and ``path``. The
-    file appears when it is whole; until then what stood there does.
+    file appears when it is whole; until then what stood there does. An object's ranges are objects meanwhile, beside
+    it, which this process puts together, holding few at a time.
 
     Parameters
     ----------
     mosaic
-        Open, or its folder.
+        Open, or the path or URL of its folder.
     path
-        Of the file to write.
+        Of the file to write, or the URL of an object.
     index
         Put the index behind the last section.
     progress
         Show a bar on stderr.
+    storage_options : mapping, optional
+        For the fsspec file systems of URLs.
 
     Raises
     ------
@@ -67,8 +70,8 @@ def consolidate(
     [(0, 0, 12, 12)]
     """
     if not isinstance(mosaic, Mosaic):
-        with open_mosaic(mosaic) as opened:
-            consolidate(opened, path, index=index, progress=progress)
+        with open_mosaic(mosaic, storage_options=storage_options) as opened:
+            consolidate(opened, path, index=index, progress=progress, storage_options=storage_options)
         return
     height, width = mosaic.shape
     if max(height, width) > MAX_SIDE:
@@ -81,7 +84,7 @@ def consolidate(
     write_consolidated(
         path,
         TileFiles(
-            str(mosaic.manifest.folder),
+            mosaic.manifest.folder,
             dict(enumerate(mosaic.tiles.paths)),
             dict(enumerate(map(tuple, mosaic.tiles.boxes[:, :2].tolist()))),
         ),
@@ -93,12 +96,13 @@ def consolidate(
         progress=progress,
         loose=_may_be_loose(mosaic.manifest.folder),
         open_tile=mosaic.tiles.open,
+        storage_options=storage_options,
     )
 
 
-def _may_be_loose(folder: Path) -> bool:
+def _may_be_loose(folder: Folder) -> bool:
     """Whether tiles may hold regions that touch: named masks may come from files of other programs."""
-    return not (folder / JOB).is_file() or load_job(folder).stitch == "name"
+    return not folder.is_file(JOB) or load_job(folder).stitch == "name"
 
 
 def write_consolidated(
@@ -113,6 +117,7 @@ def write_consolidated(
     progress: bool = False,
     loose: bool = False,
     open_tile: OpenTile | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> int:
     """Write segments whose pieces lie in many files as one file, and return its bytes.
 
@@ -122,7 +127,7 @@ def write_consolidated(
     Parameters
     ----------
     path
-        A file there is replaced when all is written.
+        Or URL; what is there is replaced when all is written.
     files
         Of the mosaic.
     shown
@@ -141,6 +146,8 @@ def write_consolidated(
         Whether regions of an entry may touch or share pixels in the files, as other programs may write them.
     open_tile
         Used when the columns of files are read. Default: ``files.open``.
+    storage_options
+        For the fsspec file system of a URL.
 
     Raises
     ------
@@ -157,17 +164,22 @@ def write_consolidated(
         target, files, shown, names, groups=groups, metadata=metadata, loose=loose, open_tile=opened
     )
     tail = layout.head.nbytes
-    with atomic_parts(target, tail) as temporary:
+    with atomic_parts(target, tail, storage_options) as parts:
         base = layout.head.segments_offset
         ranges = list(layout.ranges())
-        write = dask.delayed(write_range, pure=False)
-        tasks = [write(temporary, base, layout.files.only(part.tiles), part, index) for part in ranges]
-        results = run(tasks, "writing", progress=progress)
+        work = Work(
+            write_range,
+            parts,
+            [(i, i + 1) for i in range(len(ranges))],
+            arguments=lambda i, _: (base, layout.files.only(ranges[i].tiles), ranges[i], index),
+            about=lambda i: f"{target}: bytes {base + ranges[i].start} to {base + ranges[i].stop}",
+        )
+        results = run(work, "writing", progress=progress)
         _check_cover(target, base, tail, results)
-        put(temporary, 0, memoryview(layout.head.tobytes()))
+        parts.put(0, memoryview(layout.head.tobytes()))
         if index:
             rows = layout.head.index(layout.columns, _segment_crcs(len(names), ranges, results))
-            put(temporary, tail, memoryview(rows))
+            parts.put(tail, memoryview(rows))
             tail += len(rows)
     return tail
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
+import posixpath
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import dask
 import numpy as np
 
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDChangedError
 from iid_dask.format.entry import Entry
+from iid_dask.format.folder import Folder
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.source import BytesSource
 from iid_dask.format.writer import IIDWriter
-from iid_dask.mosaic.folder import inside, tile_reader
+from iid_dask.mosaic.folder import tile_reader
 from iid_dask.mosaic.grid import Tile
 from iid_dask.mosaic.survey import Entries, Survey, batches, entries_of, tail_crc
-from iid_dask.progress import run
+from iid_dask.running import Work, run
 
 if TYPE_CHECKING:
     from iid_dask.mosaic.identity import Pieces  # with pyarrow, which tasks do not load
@@ -61,7 +60,7 @@ def beyond_core(found: Survey, segment: np.ndarray) -> np.ndarray:
     return leaves & (found.entries.areas > 0) & (np.bincount(segment, minlength=1)[segment] == 1)
 
 
-def cut(folder: str | os.PathLike[str], found: Survey, rows: np.ndarray, *, progress: bool) -> list[Cut]:
+def cut(folder: Folder, found: Survey, rows: np.ndarray, *, progress: bool) -> list[Cut]:
     """Write the files with entries cut to their tile's core.
 
     Parameters
@@ -75,29 +74,32 @@ def cut(folder: str | os.PathLike[str], found: Survey, rows: np.ndarray, *, prog
     """
     if not len(rows):
         return []
-    (Path(folder) / "cuts").mkdir(exist_ok=True)
+    folder.make("cuts")
     tiles, starts = np.unique(found.entries.tile[rows], return_index=True)
     parts = [
         (int(tile), found.paths[tile], found.places[tile], int(found.crcs[tile]), found.entries.key[some])
         for tile, some in zip(tiles.tolist(), np.split(rows, starts[1:]), strict=True)
     ]
-    tasks = [
-        dask.delayed(_cut_tiles, pure=False, traverse=False)(os.fspath(folder), parts[start:stop])
-        for start, stop in batches(found.nbytes[tiles])
-    ]
-    return [made for some in run(tasks, "cutting halos", progress=progress) for made in some if made is not None]
+    work = Work(
+        _cut_tiles,
+        folder,
+        batches(found.nbytes[tiles]),
+        arguments=lambda start, stop: (parts[start:stop],),
+        about=lambda item: folder.child(parts[item][1]),
+    )
+    return [made for some in run(work, "cutting halos", progress=progress) for made in some if made is not None]
 
 
-def _cut_tiles(folder: str, parts: list[tuple[int, str, Tile, int, np.ndarray]]) -> list[Cut | None]:
+def _cut_tiles(folder: Folder, parts: list[tuple[int, str, Tile, int, np.ndarray]]) -> list[Cut | None]:
     return [_cut_tile(folder, *part) for part in parts]
 
 
-def _cut_tile(folder: str, number: int, path: str, tile: Tile, crc: int, keys: np.ndarray) -> Cut | None:
+def _cut_tile(folder: Folder, number: int, path: str, tile: Tile, crc: int, keys: np.ndarray) -> Cut | None:
     _refuse_changed(folder, path, crc)
     reader = tile_reader(folder, path)
     # The name says what is in it: the same pieces make the same file, other ones another.
     stamp = zlib.crc32(keys.astype("<i8").tobytes(), crc)
-    name = f"cuts/{Path(path).stem}-{crc:08x}{stamp:08x}.iid"
+    name = f"cuts/{posixpath.basename(path).removesuffix('.iid')}-{crc:08x}{stamp:08x}.iid"
     row, col = tile.origin
     core = BBox(*(np.array(tuple(tile.core)) - (row, col, row, col)))
     masks = [(key, *_cut_mask(reader[key], core)) for key in keys.tolist()]
@@ -105,11 +107,11 @@ def _cut_tile(folder: str, number: int, path: str, tile: Tile, crc: int, keys: n
     if not kept:
         return None
     metadata = {**reader.metadata, "mosaic": {**reader.metadata["mosaic"], "cut": True}}
-    with IIDWriter(inside(folder, name), metadata=metadata) as writer:
+    with IIDWriter(folder.child(name), metadata=metadata, storage_options=folder.storage_options) as writer:
         for key, box, mask in kept:
             entry = reader[key]
             writer.add(entry.domain, entry.address, box, mask, groups=entry.groups)
-    data = inside(folder, name).read_bytes()
+    data = folder.read(name)
     entries = entries_of(RecordReader(BytesSource(data, name)), data, tile.origin)
     return Cut(
         name,
@@ -122,8 +124,9 @@ def _cut_tile(folder: str, number: int, path: str, tile: Tile, crc: int, keys: n
     )
 
 
-def _refuse_changed(folder: str, path: str, crc: int) -> None:
-    found = zlib.crc32(inside(folder, path).read_bytes())
+def _refuse_changed(folder: Folder, path: str, crc: int) -> None:
+    folder.inside(path)
+    found = zlib.crc32(folder.read(path))
     if found != crc:
         raise IIDChangedError(
             f"{folder}: {path} was written anew since the mosaic was finished: its crc32 is {found:#010x}, expected "

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, fields
 from typing import Any
 
-import dask
 import numpy as np
 import pyarrow as pa
 
 from iid_dask import kernels
+from iid_dask.format.folder import Folder
 from iid_dask.mosaic.borders import TileFile, seam_rows
 from iid_dask.mosaic.folder import Job
 from iid_dask.mosaic.identity import name_ranks
 from iid_dask.mosaic.survey import Entries, Survey, batches
-from iid_dask.progress import run
+from iid_dask.running import Work, run
 
 SCHEMA: dict[str, pa.DataType] = {
     **dict.fromkeys(("tile_a", "key_a", "tile_b", "key_b", "contact_a", "contact_b"), pa.int64()),
@@ -111,7 +110,7 @@ def undecided(found: np.ndarray, entries: Entries) -> Evidence:
     return Evidence(**dict(zip(SCHEMA, columns, strict=True)))
 
 
-def gather(folder: str | os.PathLike[str], job: Job, found: Survey, *, progress: bool = False) -> Evidence:
+def gather(folder: Folder, job: Job, found: Survey, *, progress: bool = False) -> Evidence:
     """Compare neighbouring tiles along their borders and in the box that both files hold.
 
     Parameters
@@ -132,13 +131,16 @@ def gather(folder: str | os.PathLike[str], job: Job, found: Survey, *, progress:
     pairs = neighbours(found)
     _refuse_apart(folder, job, found, pairs)
     files = [TileFile(path, tile) for path, tile in zip(found.paths, found.places, strict=True)]
-    tasks = []
-    for start, stop in batches(found.nbytes[pairs].sum(axis=1) // 4):
+
+    def arguments(start: int, stop: int) -> tuple[Any, ...]:
         some, which = np.unique(pairs[start:stop], return_inverse=True)
-        part = [files[number] for number in some.tolist()]
-        work = dask.delayed(seam_rows, pure=False, traverse=False)
-        tasks.append(work(os.fspath(folder), part, some, which.reshape(-1, 2)))
-    rows = np.concatenate([np.zeros((0, 10), np.int64), *run(tasks, "comparing seams", progress=progress)])
+        return [files[number] for number in some.tolist()], some, which.reshape(-1, 2)
+
+    def about(item: int) -> str:
+        return f"{folder}: {' and '.join(found.paths[tile] for tile in pairs[item].tolist())}"
+
+    work = Work(seam_rows, folder, batches(found.nbytes[pairs].sum(axis=1) // 4), arguments, about)
+    rows = np.concatenate([np.zeros((0, 10), np.int64), *run(work, "comparing seams", progress=progress)])
     evidence = undecided(rows, found.entries)
     if not job.connected:
         return evidence
@@ -146,7 +148,7 @@ def gather(folder: str | os.PathLike[str], job: Job, found: Survey, *, progress:
     return evidence.take(values[:, 0] == values[:, 1])
 
 
-def _refuse_apart(folder: str | os.PathLike[str], job: Job, found: Survey, pairs: np.ndarray) -> None:
+def _refuse_apart(folder: Folder, job: Job, found: Survey, pairs: np.ndarray) -> None:
     """Refuse to compare what tiles both hold where no two hold anything."""
     boxes = _boxes(found)
     low, high = boxes[:, :2], boxes[:, 2:]

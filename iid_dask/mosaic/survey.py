@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import posixpath
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import dask
 import numpy as np
 
 from iid_dask import kernels
 from iid_dask.bbox import BBox
 from iid_dask.cutting import ranges
 from iid_dask.errors import IIDFormatError, IIDStoreError
+from iid_dask.format.folder import Folder, FolderLike, as_folder
 from iid_dask.format.layout import INDEX_TRAILER, SPARE
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.segments import SegmentColumns
 from iid_dask.format.source import BytesSource
-from iid_dask.mosaic.folder import Job, inside, load_job
+from iid_dask.mosaic.folder import Job, load_job
 from iid_dask.mosaic.grid import Tile
-from iid_dask.progress import run
+from iid_dask.running import Work, run
 
 TASK_TILES, TASK_NBYTES = 256, 32 * 2**20
 """Files and bytes of a task: about a second of work, whatever the tiles' size."""
@@ -142,7 +142,7 @@ def tail_crc(data: bytes) -> int:
     return zlib.crc32(data[-INDEX_TRAILER.itemsize :])
 
 
-def survey(folder: str | os.PathLike[str], paths: Sequence[str], *, progress: bool = False) -> Survey:
+def survey(folder: FolderLike, paths: Sequence[str], *, progress: bool = False) -> Survey:
     """Read tiles, and check that they are whole, of the folder's job, and where their names say.
 
     Parameters
@@ -160,12 +160,17 @@ def survey(folder: str | os.PathLike[str], paths: Sequence[str], *, progress: bo
     IIDStoreError
         For a tile of another job, or at another place than its name says.
     """
-    job = load_job(folder)
-    tasks = [
-        dask.delayed(survey_tiles, pure=False, traverse=False)(os.fspath(folder), paths[start:stop], job.id)
-        for start, stop in batches(np.array([inside(folder, path).stat().st_size for path in paths], np.int64))
-    ]
-    return joined(run(tasks, "reading tiles", progress=progress))
+    place = as_folder(folder)
+    job = load_job(place)
+    sizes = place.sizes("tiles")
+    work = Work(
+        survey_tiles,
+        place,
+        batches(np.array([sizes.get(posixpath.basename(path), 0) for path in paths], np.int64)),
+        arguments=lambda start, stop: (paths[start:stop], job.id),
+        about=lambda item: place.child(paths[item]),
+    )
+    return joined(run(work, "reading tiles", progress=progress))
 
 
 def batches(nbytes: np.ndarray) -> list[tuple[int, int]]:
@@ -179,7 +184,7 @@ def batches(nbytes: np.ndarray) -> list[tuple[int, int]]:
     return list(ranges(np.maximum(nbytes, TASK_NBYTES // TASK_TILES), TASK_NBYTES))
 
 
-def survey_tiles(folder: str, paths: Sequence[str], job_id: str) -> Survey:
+def survey_tiles(folder: Folder, paths: Sequence[str], job_id: str) -> Survey:
     """Read some tiles; see `survey`."""
     job = load_job(folder)
     return joined([_survey_tile(folder, path, job, job_id) for path in paths])
@@ -228,10 +233,10 @@ def joined(parts: Sequence[Survey]) -> Survey:
 # --- one tile ---------------------------------------------------------------------------------------------------
 
 
-def _survey_tile(folder: str, path: str, job: Job, job_id: str) -> Survey:
-    file = inside(folder, path)
-    data = file.read_bytes()
-    reader = RecordReader(BytesSource(data, str(file)))
+def _survey_tile(folder: Folder, path: str, job: Job, job_id: str) -> Survey:
+    file = folder.inside(path)
+    data = folder.read(path)
+    reader = RecordReader(BytesSource(data, file))
     facts = reader.metadata.get("mosaic")
     tile = _place(reader.name, facts, job, job_id)
     if tile.name != path:

@@ -1,0 +1,109 @@
+"""Batches on a cluster: nothing is lost when workers die, and what workers die of is named."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import dask
+import pytest
+from cluster_work import die_of_57, killing, write
+from distributed import Client, LocalCluster
+
+import iid_dask
+from iid_dask.running import Work, batches_of, cluster, run
+
+COUNT = 120
+
+
+@pytest.fixture
+def workers() -> Iterator[LocalCluster]:
+    """Three worker processes of one thread, and a client in scope."""
+    options = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    with LocalCluster(n_workers=3, threads_per_worker=1, **options) as local, Client(local):
+        yield local
+
+
+def items_of(folder: Path, function: Any = write, shared: Any = 0.0, size: int = 5, count: int = COUNT) -> Work:
+    return Work(
+        function,
+        shared,
+        batches_of(count, size, 1),
+        arguments=lambda start, stop: (str(folder), start, stop),
+        about=lambda item: f"tile {item}",
+    )
+
+
+def made(folder: Path) -> int:
+    """How many times items were made, in all."""
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous", "processes"])
+def test_results_come_in_order_whatever_the_scheduler(tmp_path, scheduler):
+    with dask.config.set(scheduler=scheduler):
+        found = run(items_of(tmp_path), "items", progress=False)
+    assert list(chain(*found)) == list(range(COUNT))
+    assert made(tmp_path) == COUNT
+
+
+def test_no_items_are_no_work(tmp_path):
+    assert run(items_of(tmp_path, count=0), "items", progress=True) == []
+
+
+def test_a_batch_that_raises_ends_the_job(tmp_path):
+    def fail(shared: None, folder: str, start: int, stop: int) -> None:
+        raise OSError(5, "broken", folder)
+
+    with pytest.raises(OSError, match="broken"):
+        run(items_of(tmp_path, fail), "items", progress=False)
+
+
+def test_workers_that_die_cost_only_what_was_under_way(workers, tmp_path):
+    kills: list[int] = []
+    with killing(workers, 0.7, kills):
+        found = run(items_of(tmp_path, shared=0.05, size=1, count=240), "items", progress=False)
+    assert list(chain(*found)) == list(range(240))
+    assert len(kills) >= 3
+    # Of each worker the one that ran, and one that was done and not fetched yet.
+    assert made(tmp_path) <= 240 + 2 * len(kills)
+
+
+def test_futures_that_are_held_are_made_again(workers, tmp_path):
+    """What `run` avoids: the same kills, with a client that keeps its futures."""
+    kills: list[int] = []
+    client = Client.current()
+    with killing(workers, 0.7, kills):
+        futures = [client.submit(write, 0.05, str(tmp_path), i, i + 1, pure=False) for i in range(120)]
+        client.gather(futures)
+    assert made(tmp_path) > 120 + 2 * len(kills)
+
+
+def test_an_item_that_workers_die_of_is_named_and_the_others_are_made(workers, tmp_path):
+    with pytest.raises(iid_dask.IIDWorkerError, match="tile 57: every worker that tried it died"):
+        run(items_of(tmp_path, die_of_57, b"x" * (2 * cluster.LARGE)), "items", progress=False)
+    assert len(list(tmp_path.iterdir())) > 60
+
+
+def test_a_job_without_workers_ends(workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 2.0)
+    monkeypatch.setattr(cluster, "LOOK", 0.5)
+    threading.Timer(1.5, workers.scale, [0]).start()
+    with pytest.raises(iid_dask.IIDWorkerError, match=r"no worker is left since .* the first at tile"):
+        run(items_of(tmp_path, shared=0.05, count=1000), "items", progress=False)
+
+
+def test_few_batches_are_under_way_at_a_time(workers, tmp_path):
+    most = 0
+
+    def arguments(start: int, stop: int) -> tuple[str, int, int]:
+        nonlocal most
+        most = max(most, len(workers.scheduler.tasks))
+        return str(tmp_path), start, stop
+
+    work = Work(write, 0.0, [(i, i + 1) for i in range(300)], arguments)
+    run(work, "items", progress=False)
+    assert 0 < most <= cluster.AT_LEAST + 2 * cluster.A_THREAD
