@@ -10,8 +10,6 @@ import shutil
 import sys
 import tempfile
 import types
-import warnings
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from make_iidfile_golden import GOLDEN, KINDS, PROGRAMS, page, pattern, put
+from reference import iidfile, reference
 from twins import dense, random_file, random_mask, seeds
 
 import iid_dask
@@ -27,22 +26,7 @@ from iid_dask import BBox, IIDFile
 from iid_dask.format.plan import FilePlan, plan_file
 from iid_dask.format.source import LocalSource
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of releases newer than the reference
-    iidfile = pytest.importorskip("iidfile")
-
 PAGE = GOLDEN / "page.iid"
-
-
-@contextmanager
-def reference(path):
-    """A file opened by the reference, which neither closes files nor opens those that it may not write."""
-    file = iidfile.IIDFile(str(path))
-    try:
-        yield file
-    finally:
-        file.mmap.close()
-        file.file.close()
 
 
 def keys_of(entries):

@@ -7,14 +7,13 @@ import pickle
 import subprocess
 import sys
 import textwrap
-import warnings
 import zlib
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
 from conftest import DATA
 from hypothesis import given, settings
+from reference import reference
 from twins import random_box, random_mask, seeds
 
 import iid_dask
@@ -22,10 +21,6 @@ from iid_dask import BBox
 from iid_dask.mosaic.blocks import block_crc
 from iid_dask.mosaic.folder import load_job, prepare
 from iid_dask.mosaic.tile import TileWritten, write_tile
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of releases newer than the reference
-    iidfile = pytest.importorskip("iidfile")
 
 BLOCK = np.array([[0, 5, 5, 0], [7, 0, 5, 0], [7, 0, 0, 5]], np.uint16)
 ITEMS = [
@@ -132,30 +127,19 @@ def test_tiles_hold_the_masks_of_their_labels(tmp_path_factory, seed):
         assert addresses == sorted(addresses)
 
 
-@contextmanager
-def by_reference(path):
-    """A file opened by the reference, which does not close files."""
-    file = iidfile.IIDFile(str(path))
-    try:
-        yield file
-    finally:
-        file.mmap.close()
-        file.file.close()
-
-
 def test_the_reference_reads_tiles(tmp_path):
     with np.load(DATA / "nuclei.labels.npz") as arrays:
         block = arrays[arrays.files[0]]
     labels = begin(tmp_path / "labels", block.shape)
     masks = begin(tmp_path / "masks", (3, 4), stitch="name")
-    with by_reference(labels / write_tile(labels, block, (0, 0)).path) as file:
+    with reference(labels / write_tile(labels, block, (0, 0)).path) as file:
         file.fetch(everything=True)
         painted = np.zeros_like(block)
         for entry in file.lut.entries:
             top, left, bottom, right = entry.seg.bbox
             painted[top:bottom, left:right][entry.seg.mask()] = int(entry.iid.address)
         assert np.array_equal(painted, block)
-    with by_reference(masks / write_tile(masks, ITEMS, (0, 0), shape=(3, 4)).path) as file:
+    with reference(masks / write_tile(masks, ITEMS, (0, 0), shape=(3, 4)).path) as file:
         file.fetch(everything=True)
         assert [entry.seg.area for entry in file.lut.entries] == [4, 6, 0]
         assert [entry.iid.address for entry in file.lut.entries] == [b"a", b"b", b"\xff"]

@@ -4,6 +4,7 @@ Bits are numbered as the format lays them: bit 0 is the most significant bit of 
 """
 
 from iid_dask.kernels.blocks import block_components, count_block_runs, label_block, pack_block
+from iid_dask.kernels.crc import crc32s
 from iid_dask.kernels.entries import gather_spans, mark_special, or_bits
 from iid_dask.kernels.find import find
 from iid_dask.kernels.joining import (
@@ -15,7 +16,7 @@ from iid_dask.kernels.joining import (
     or_parts,
     unite,
 )
-from iid_dask.kernels.lay import crc32s, lay_names, lay_segments
+from iid_dask.kernels.lay import lay_names, lay_segments
 from iid_dask.kernels.measure import (
     add_floats,
     add_integers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from iid_dask.kernels.jit import jit, word_at
+from iid_dask.kernels.jit import jit, or_row
 
 
 @jit
@@ -69,15 +69,4 @@ def or_bits(data, bits, heights, widths, out, places, steps):
         if cols == steps[p]:  # rows follow one another here as there
             rows, cols = 1, rows * cols
         for i in range(rows):
-            source, target = bits[p] + i * cols, places[p] + i * steps[p]
-            for j in range(0, cols, 64):
-                n = min(64, cols - j)
-                word = word_at(data, source + j)
-                if n < 64:
-                    word &= ~(~np.uint64(0) >> np.uint64(n))
-                byte, shift = (target + j) >> 3, (target + j) & 7
-                shifted = word >> np.uint64(shift)
-                for k in range(min(8, (n + shift + 7) >> 3)):
-                    out[np.uint64(byte + k)] |= np.uint8((shifted >> np.uint64(56 - 8 * k)) & np.uint64(0xFF))
-                if n + shift > 64:
-                    out[np.uint64(byte + 8)] |= np.uint8((word << np.uint64(8 - shift)) & np.uint64(0xFF))
+            or_row(data, bits[p] + i * cols, cols, out, places[p] + i * steps[p])

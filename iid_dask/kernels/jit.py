@@ -80,3 +80,21 @@ def word_at(data, bit):
     if shift:
         word = (word << shift) | (np.uint64(data[np.uint64(byte + 8)]) >> (np.uint64(8) - shift))
     return word
+
+
+@inlined
+def or_row(data, source, cols, out, target):
+    """Set bits of ``out`` from bit ``target`` on, as the ``cols`` bits of ``data`` from bit ``source`` on are."""
+    for j in range(0, cols, 64):
+        n = min(64, cols - j)
+        word = word_at(data, source + j)
+        if n < 64:
+            word &= ~(~np.uint64(0) >> np.uint64(n))
+        if not word:
+            continue
+        byte, shift = (target + j) >> 3, (target + j) & 7
+        shifted = word >> np.uint64(shift)
+        for k in range(min(8, (n + shift + 7) >> 3)):
+            out[np.uint64(byte + k)] |= np.uint8((shifted >> np.uint64(56 - 8 * k)) & np.uint64(0xFF))
+        if n + shift > 64:
+            out[np.uint64(byte + 8)] |= np.uint8((word << np.uint64(8 - shift)) & np.uint64(0xFF))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from iid_dask.kernels.jit import inlined, jit, leading_zeros, word_at
+from iid_dask.kernels.jit import inlined, jit, leading_zeros, or_row, word_at
 from iid_dask.kernels.lay import put_u2, put_u4
 from iid_dask.kernels.roots import root_of
 
@@ -251,24 +251,7 @@ def or_parts(data, bits, heights, widths, out, places, steps):
                     bit = (data[np.uint64(source >> 3)] >> np.uint8(7 - (source & 7))) & np.uint8(1)
                     out[np.uint64(target >> 3)] |= np.uint8(bit << np.uint8(7 - (target & 7)))
                     continue
-                _or_row(data, source, cols, out, target)
-
-
-@inlined
-def _or_row(data, source, cols, out, target):
-    for j in range(0, cols, 64):
-        n = min(64, cols - j)
-        word = word_at(data, source + j)
-        if n < 64:
-            word &= ~(~np.uint64(0) >> np.uint64(n))
-        if not word:
-            continue
-        byte, shift = (target + j) >> 3, (target + j) & 7
-        shifted = word >> np.uint64(shift)
-        for k in range(min(8, (n + shift + 7) >> 3)):
-            out[np.uint64(byte + k)] |= np.uint8((shifted >> np.uint64(56 - 8 * k)) & np.uint64(0xFF))
-        if n + shift > 64:
-            out[np.uint64(byte + 8)] |= np.uint8((word << np.uint64(8 - shift)) & np.uint64(0xFF))
+                or_row(data, source, cols, out, target)
 
 
 @inlined

@@ -1,11 +1,10 @@
-"""Columns to the bytes of a file's sections, and their checksums."""
+"""Columns to the bytes of a file's sections,."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from iid_dask.kernels.jit import inlined, jit
-from iid_dask.kernels.scan import CRC_TABLES
 
 
 @inlined
@@ -76,32 +75,3 @@ def lay_names(text, starts, middles, stops, out):
         for j in range(starts[i], stops[i]):
             out[np.uint64(at)] = text[np.uint64(j)]
             at += 1
-
-
-@jit
-def crc32s(data, starts, stops, out):
-    """Checksums of pieces of bytes, as zlib's crc32.
-
-    Parameters
-    ----------
-    data : uint8 array
-    starts, stops : int64 arrays, shape (n,)
-    out : uint32 array, shape (n,)
-        Filled in.
-    """
-    low, byte = np.uint64(0xFFFFFFFF), np.uint64(0xFF)
-    for p in range(len(starts)):
-        at, end, crc = starts[p], stops[p], low
-        while at + 8 <= end:
-            word = np.uint64(0)
-            for i in range(8):
-                word |= np.uint64(data[np.uint64(at + i)]) << np.uint64(8 * i)
-            word ^= crc
-            crc = np.uint64(0)
-            for i in range(8):
-                crc ^= CRC_TABLES[7 - i, (word >> np.uint64(8 * i)) & byte]
-            at += 8
-        while at < end:
-            crc = CRC_TABLES[0, (crc ^ np.uint64(data[np.uint64(at)])) & byte] ^ (crc >> np.uint64(8))
-            at += 1
-        out[p] = crc ^ low

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from iid_dask.kernels.crc import crc32_of
 from iid_dask.kernels.jit import jit, ones
 
 SOUND, KEY, SEGMENT_BOX, REGION_CUT, REGION_LENGTH, REGION_BOX, REGION_OUTSIDE = range(7)
@@ -128,27 +129,6 @@ def loose_sides(bits, height, width):
     return loose
 
 
-def _crc_tables():
-    """Tables of the crc32 that zlib and PNG use (reflected polynomial 0xEDB88320), for eight bytes a step.
-
-    After M. E. Kounavis and F. L. Berry, "Novel table lookup-based algorithms for high-performance CRC generation"
-    (2008): table t holds what a byte does that t more bytes follow.
-    """
-    tables = np.zeros((8, 256), np.uint64)
-    for i in range(256):
-        value = i
-        for _ in range(8):
-            value = (value >> 1) ^ (0xEDB88320 if value & 1 else 0)
-        tables[0, i] = value
-    for t in range(1, 8):
-        before = tables[t - 1]
-        tables[t] = (before >> np.uint64(8)) ^ tables[0][before & np.uint64(0xFF)]
-    return tables
-
-
-CRC_TABLES = _crc_tables()
-
-
 @jit
 def damaged(data, places, lengths, crcs, heads, boxes):
     """Return the first segment that is not as the index says, or -1.
@@ -164,25 +144,10 @@ def damaged(data, places, lengths, crcs, heads, boxes):
         Where the head of one of their regions lies in ``data``; its box must be ``boxes[p]``.
     boxes : uint16 array, shape (n, 4)
     """
-    low, byte = np.uint64(0xFFFFFFFF), np.uint64(0xFF)
     for p in range(len(places)):
         for i in range(4):
             if _u2(data, heads[p] + 4 + 2 * i) != boxes[p, i]:
                 return p
-        at, end = places[p], places[p] + lengths[p]
-        crc = low
-        while at + 8 <= end:
-            word = np.uint64(0)
-            for i in range(8):
-                word |= np.uint64(data[at + i]) << np.uint64(8 * i)
-            word ^= crc
-            crc = np.uint64(0)
-            for i in range(8):
-                crc ^= CRC_TABLES[7 - i, (word >> np.uint64(8 * i)) & byte]
-            at += 8
-        while at < end:
-            crc = CRC_TABLES[0, (crc ^ np.uint64(data[at])) & byte] ^ (crc >> np.uint64(8))
-            at += 1
-        if crc ^ low != np.uint64(crcs[p]):
+        if crc32_of(data, places[p], places[p] + lengths[p]) != np.uint64(crcs[p]):
             return p
     return -1
