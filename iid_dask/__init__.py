@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from iid_dask.format.writer import IIDWriter as IIDWriter
     from iid_dask.iidfile import IIDFile as IIDFile
     from iid_dask.images import grid_of as grid_of
+    from iid_dask.leftovers import clean as clean
     from iid_dask.measurements import measure as measure
     from iid_dask.mosaic.finish import finish as finish
     from iid_dask.mosaic.folder import prepare as prepare
@@ -77,6 +78,7 @@ _HOMES = {
     "Touch": "iid_dask.mosaic.rules",
     "add_index": "iid_dask.format.indexing",
     "check_zarr": "iid_dask.export.completion",
+    "clean": "iid_dask.leftovers",
     "decide": "iid_dask.mosaic.seams",
     "finish": "iid_dask.mosaic.finish",
     "from_text": "iid_dask.names",

@@ -19,6 +19,8 @@ def tiles(box: BBox, side: int | tuple[int, int]) -> Iterator[BBox]:
     [(5, 0, 9, 2048), (5, 2048, 9, 2049)]
     """
     height, width = (side, side) if isinstance(side, int) else side
+    if box.min_col >= box.max_col:
+        return  # not two billion rows of nothing, one after another
     for row in range(box.min_row, box.max_row, height):
         for col in range(box.min_col, box.max_col, width):
             yield BBox(row, col, min(row + height, box.max_row), min(col + width, box.max_col))

@@ -339,7 +339,7 @@ def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_pa
     with target.atomic_parts(out, 3) as mine:
         assert not left.exists()
         with target.atomic_parts(out, 3):
-            assert os.path.exists(mine)
+            assert os.path.exists(mine.path)
     assert out.read_bytes() == bytes(3)
     assert sorted(tmp_path.iterdir()) == sorted([out, *others])
 

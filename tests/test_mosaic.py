@@ -625,7 +625,7 @@ def test_missing_and_foreign_tiles_are_named_with_the_way_out(folder):
 def test_a_tile_replaced_while_open_is_told(folder):
     with open_mosaic(folder) as mosaic:
         mosaic.region((0, 0, *mosaic.shape))
-        name, stamp = mosaic.tiles._stamps[0]
+        name, stamp = mosaic.manifest.folder.child(mosaic.tiles.paths[0]), mosaic.tiles._stamps[0]
         files_module._sources.drop(lambda source: source.name == name)
         os.utime(name, ns=(1, 1))
         assert stamp != (1, stamp[1])

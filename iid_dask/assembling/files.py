@@ -195,7 +195,7 @@ def open_files(labels: Any, storage_options: Mapping[str, Any] | None) -> list[I
         For a dataset that no longer knows its file.
     """
     if isinstance(labels, list | tuple):
-        found = [item for item in labels if _is_file(item)]
+        found = [item for item in labels if _is_file(item, storage_options)]
         if found and len(found) < len(labels):
             raise TypeError(f"{len(found)} of {len(labels)} inputs are .iid files, expected all or none")
         return [one for item in found for one in open_files(item, storage_options)]
@@ -203,12 +203,13 @@ def open_files(labels: Any, storage_options: Mapping[str, Any] | None) -> list[I
         return [labels]
     if type(labels).__name__ == "Dataset" and hasattr(labels, "iid"):
         return [_of_dataset(labels)]
-    return [opening.open(labels, storage_options=storage_options)] if _is_file(labels) else []
+    return [opening.open(labels, storage_options=storage_options)] if _is_file(labels, storage_options) else []
 
 
-def _is_file(item: Any) -> bool:
+def _is_file(item: Any, storage_options: Mapping[str, Any] | None) -> bool:
     if isinstance(item, str | os.PathLike):
-        return os.fsdecode(os.fspath(item)).lower().endswith(".iid") or opening.is_mosaic(item)
+        named = os.fsdecode(os.fspath(item)).lower().endswith(".iid")
+        return named or opening.names_mosaic(item, storage_options)
     return isinstance(item, IIDReader)
 
 
@@ -223,7 +224,12 @@ def _of_dataset(ds: Any) -> Chosen:
 
 
 def copy_entries(
-    inputs: Sequence[Chosen], path: str | os.PathLike[str], metadata: Mapping[str, Any], *, index: bool = True
+    inputs: Sequence[Chosen],
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, Any],
+    *,
+    index: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> int:
     """Write the entries of files to one file, one input after another, and return how many there are.
 
@@ -232,9 +238,11 @@ def copy_entries(
     inputs
         Their windows have one corner, pixel (0, 0) of the file.
     path
-        A file there is replaced, when the new one is whole.
+        Or URL; what is there is replaced, when the new file is whole.
     metadata
     index
+    storage_options
+        For the fsspec file system of a URL.
 
     Raises
     ------
@@ -243,7 +251,16 @@ def copy_entries(
     """
     planned = Segments.joined([chosen.planned for chosen in inputs])
     parts = (part for chosen in inputs for part in chosen.parts())
-    write_parts(path, planned, parts, _names(inputs), groups=_groups(inputs), metadata=metadata, index=index)
+    write_parts(
+        path,
+        planned,
+        parts,
+        _names(inputs),
+        groups=_groups(inputs),
+        metadata=metadata,
+        index=index,
+        storage_options=storage_options,
+    )
     return len(planned)
 
 

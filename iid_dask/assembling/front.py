@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Unpack
 
 from iid_dask.assembling.files import Chosen, copy_entries
@@ -13,7 +13,9 @@ from iid_dask.assembling.writing import Resume
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.folder import Folder, FolderLike, as_folder
 from iid_dask.format.layout import MAX_SIDE
+from iid_dask.format.objects import local_path
 from iid_dask.format.target import check_target, remove_abandoned
+from iid_dask.locks import claimed
 from iid_dask.mosaic.consolidate import consolidate
 from iid_dask.mosaic.files import forget
 from iid_dask.mosaic.finish import finish
@@ -22,6 +24,7 @@ from iid_dask.mosaic.naming import Lookup, Naming
 from iid_dask.mosaic.reader import Mosaic
 from iid_dask.mosaic.rules import Rule, checked
 from iid_dask.running import scheduled
+from iid_dask.shared import check_seen
 
 
 def to_iid(
@@ -99,7 +102,8 @@ def to_iid(
     remove_abandoned(target)
     prepared = prepare_input(labels, **options)
     _check_naming(prepared, names, domain, groups, rule)
-    with scheduled(scheduler):
+    with scheduled(scheduler), claimed(target, "to_iid", storage_options=storage_options):
+        check_seen(os.path.dirname(target))
         if len(prepared.files) == 1:
             _copy_one(prepared.files[0][0], target, prepared.job.metadata, index, progress, storage_options)
             return
@@ -166,7 +170,7 @@ def to_mosaic(
     prepared = prepare_input(labels, **options)
     _check_naming(prepared, names, domain, groups, rule)
     place = as_folder(folder, options.get("storage_options"))
-    with scheduled(scheduler):
+    with scheduled(scheduler), nullcontext() if part else _alone(place, "to_mosaic"):
         prepared.write(place, progress=progress, resume=resume, part=part or (1, 1))
         if part is not None:
             return None
@@ -187,13 +191,24 @@ def _scratch(
             "write a mosaic, iid_dask.to_mosaic(labels, folder), which has no such limit"
         )
     folder = scratch_folder(target, scratch, job, storage_options)
-    try:
-        yield folder
-    except BaseException as error:
-        error.add_note(f"what was done is kept in {folder}: the same call continues from there; or remove it")
-        raise
-    forget(folder)
-    folder.remove_all()
+    with _alone(folder, "to_iid"):
+        try:
+            yield folder
+        except BaseException as error:
+            error.add_note(f"what was done is kept in {folder}: the same call continues from there; or remove it")
+            raise
+        forget(folder)
+        folder.remove_all()
+
+
+def _alone(folder: Folder, what: str) -> AbstractContextManager[None]:
+    """Keep other jobs off a folder that is about to be written, and make sure that all workers see it."""
+    path = local_path(str(folder))
+    if path is not None:
+        beside = os.path.dirname(os.path.abspath(path))
+        os.makedirs(beside, exist_ok=True)
+        check_seen(beside)
+    return claimed(str(folder), what, storage_options=folder.storage_options)
 
 
 def _copy_one(

@@ -100,7 +100,7 @@ def _copy_tile(folder: Folder, inputs: Sequence[Chosen], place: tuple[int, int])
     job = load_job(folder)
     tile = job.place(place, shape, (*place, *place))
     metadata = tile_metadata(job, tile, None)
-    copy_entries(inputs, folder.child(tile.name), metadata, storage_options=folder.storage_options)
+    copy_entries(inputs, folder.inside(tile.name), metadata, storage_options=folder.storage_options)
 
 
 class InputOptions(TypedDict, total=False):

@@ -6,6 +6,7 @@ import click
 
 from iid_dask import __version__
 from iid_dask.cli.assemble import assemble, consolidate_command, finish_command, stitch
+from iid_dask.cli.clean import clean_command
 from iid_dask.cli.demo import demo
 from iid_dask.cli.files import check, index, info
 from iid_dask.cli.group import Commands
@@ -20,5 +21,5 @@ def main() -> None:
 
 
 commands = (info, ls, at, find, overlaps, measure, rasterize, assemble, finish_command, stitch, consolidate_command)
-for command in (*commands, check, index, demo):
+for command in (*commands, check, index, clean_command, demo):
     main.add_command(command)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import click
 
-from iid_dask.cli.group import client, shown
+from iid_dask.cli.group import on_cluster, shown
 from iid_dask.cli.rasterize import read_part
 
 
@@ -36,8 +37,6 @@ rule = click.option(
     "--rule", callback=_rule, metavar="NAME:OPTION=VALUE,…", help='Thresholds, for example "touch:min_share=0.6".'
 )
 progress = click.option("--progress/--no-progress", default=None, help="Show bars; default: on a terminal.")
-workers = click.option("--workers", type=click.IntRange(1), help="Processes; default: threads of this one.")
-scheduler = click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler.")
 
 
 @click.command()
@@ -62,8 +61,7 @@ scheduler = click.option("--scheduler", metavar="ADDRESS", help="A running dask 
 @click.option("--part", callback=read_part, help="Write only part I/N of a mosaic's tiles; then: iid finish.")
 @click.option("--trust", is_flag=True, help="Continue without reading again what finished tiles were made from.")
 @click.option("--dry-run", is_flag=True, help="Say what it will take, and write nothing.")
-@workers
-@scheduler
+@on_cluster
 @progress
 def assemble(
     inputs: tuple[str, ...],
@@ -75,8 +73,7 @@ def assemble(
     part: tuple[int, int] | None,
     trust: bool,
     dry_run: bool,
-    workers: int | None,
-    scheduler: str | None,
+    cluster: AbstractContextManager[None],
     progress: bool | None,
     **options: Any,
 ) -> None:
@@ -99,7 +96,7 @@ def assemble(
         click.echo(str(prepare_input(labels, **options).plan()))
         return
     common = {"domain": domain.encode(), "rule": rule, "resume": "trust" if trust else True, **options}
-    with client(workers, scheduler):
+    with cluster:
         if is_file:
             to_iid(labels, out, scratch=scratch, progress=shown(progress), **common)
             said(out)
@@ -135,16 +132,15 @@ def said(path: str) -> None:
 @click.argument("folder")
 @click.option("--domain", default="", help="Of all entries.")
 @rule
-@workers
-@scheduler
+@on_cluster
 @progress
 def finish_command(
-    folder: str, domain: str, rule: Any, workers: int | None, scheduler: str | None, progress: bool | None
+    folder: str, domain: str, rule: Any, cluster: AbstractContextManager[None], progress: bool | None
 ) -> None:
     """Complete the mosaic in FOLDER, whose tiles were written in parts."""
     from iid_dask.mosaic.finish import finish
 
-    with client(workers, scheduler):
+    with cluster:
         finish(folder, domain=domain.encode(), rule=rule, progress=shown(progress)).close()
     said(folder)
 
@@ -168,15 +164,12 @@ def stitch(folder: str, rule: Any, dry_run: bool) -> None:
 @click.command(name="consolidate")
 @click.argument("folder")
 @click.option("-o", "--out", required=True, metavar="OUT.iid")
-@workers
-@scheduler
+@on_cluster
 @progress
-def consolidate_command(
-    folder: str, out: str, workers: int | None, scheduler: str | None, progress: bool | None
-) -> None:
+def consolidate_command(folder: str, out: str, cluster: AbstractContextManager[None], progress: bool | None) -> None:
     """Write the mosaic in FOLDER as one file."""
     from iid_dask.mosaic.reader import open_mosaic
 
-    with client(workers, scheduler), open_mosaic(folder) as mosaic:
+    with cluster, open_mosaic(folder) as mosaic:
         mosaic.to_iid(out, progress=shown(progress))
     said(out)

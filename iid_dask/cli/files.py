@@ -19,7 +19,7 @@ from iid_dask.cli.group import DEFECT, shown
 def info(file: str, pixels: bool, as_json: bool) -> None:
     """Say what is in FILE."""
     import iid_dask
-    from iid_dask.mosaic.opening import is_mosaic
+    from iid_dask.mosaic.opening import names_mosaic
 
     with iid_dask.open(file) as reader:
         height, width = reader.shape
@@ -34,7 +34,7 @@ def info(file: str, pixels: bool, as_json: bool) -> None:
             "metadata": reader.metadata,
             "index": reader.has_index,
         }
-        if is_mosaic(file):
+        if names_mosaic(file):
             sizes = reader.tables.read("tiles", ("nbytes",))["nbytes"]
             facts |= {"tiles": len(sizes), "bytes": int(sizes.sum())}
         if pixels:
@@ -43,7 +43,7 @@ def info(file: str, pixels: bool, as_json: bool) -> None:
         click.echo(json.dumps(facts))
         return
     without = "no (`iid index FILE` adds one: large files open faster)"
-    if is_mosaic(file):
+    if names_mosaic(file):
         without = f"each of {facts['tiles']} tiles has its own"
     groups = ", ".join(f"{name} ({count})" for name, count in facts["groups"].items())
     rows = {
@@ -88,9 +88,9 @@ def _print_table(rows: dict[str, str]) -> None:
 def check(file: str, progress: bool | None) -> None:
     """Validate FILE, an .iid file, a mosaic, or a Zarr store of `iid rasterize`, wholly; name every defect."""
     import iid_dask
-    from iid_dask.mosaic.opening import is_mosaic
+    from iid_dask.mosaic.opening import names_mosaic
 
-    if is_mosaic(file):
+    if names_mosaic(file):
         with iid_dask.open(file) as mosaic:
             _report(file, list(mosaic.check()))
         return

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import click
@@ -64,23 +65,45 @@ def shown(progress: bool | None) -> bool:
 def source(path: str) -> Any:
     """Return what functions for paths of files take: a mosaic is opened here."""
     import iid_dask
-    from iid_dask.mosaic.opening import is_mosaic
+    from iid_dask.mosaic.opening import names_mosaic
 
-    return iid_dask.open(path) if is_mosaic(path) else path
+    return iid_dask.open(path) if names_mosaic(path) else path
+
+
+def on_cluster(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say where its tasks run, and, for them, ``cluster``, a context to run them in."""
+
+    @click.option("--workers", type=click.IntRange(1), help="Processes; default: threads of this one.")
+    @click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler, tcp://HOST:PORT.")
+    @click.option(
+        "--scheduler-file",
+        metavar="FILE",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Where a running dask scheduler has written its address.",
+    )
+    @wraps(command)
+    def with_cluster(
+        *args: Any, workers: int | None, scheduler: str | None, scheduler_file: str | None, **options: Any
+    ) -> None:
+        command(*args, cluster=_client(workers, scheduler, scheduler_file), **options)
+
+    return with_cluster
 
 
 @contextmanager
-def client(workers: int | None, scheduler: str | None) -> Iterator[None]:
+def _client(workers: int | None, scheduler: str | None, scheduler_file: str | None) -> Iterator[None]:
     """Run the tasks of the block on worker processes or a cluster, if one is named."""
-    if workers is None and scheduler is None:
+    options = {"--workers": workers, "--scheduler": scheduler, "--scheduler-file": scheduler_file}
+    given = [name for name, value in options.items() if value is not None]
+    if not given:
         yield
         return
-    if workers is not None and scheduler is not None:
-        raise click.UsageError("give --workers or --scheduler, not both")
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)}: give one of them, not both")
     from distributed import Client, LocalCluster
 
-    if scheduler is not None:
-        with Client(scheduler, timeout="30s"):
+    if workers is None:
+        with Client(scheduler, scheduler_file=scheduler_file, timeout="30s"):
             yield
         return
     # Loopback, any free port: nothing here needs to be reached from outside.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import click
 
-from iid_dask.cli.group import client, shown
+from iid_dask.cli.group import on_cluster, shown
 
 
 def read_part(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -60,8 +61,7 @@ def _shards(context: click.Context, parameter: click.Parameter, value: str) -> A
 @click.option("--codec", default="zstd-1", show_default=True)
 @click.option("--part", callback=read_part, help="Write only part I/N of the tiles, for array jobs.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; default: threads of this one.")
-@click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler.")
+@on_cluster
 @click.option("--progress/--no-progress", default=None, help="Show a bar; default: on a terminal.")
 def rasterize(
     file: str,
@@ -73,8 +73,7 @@ def rasterize(
     codec: str,
     part: tuple[int, int] | None,
     overwrite: bool,
-    workers: int | None,
-    scheduler: str | None,
+    cluster: AbstractContextManager[None],
     progress: bool | None,
     **options: Any,
 ) -> None:
@@ -85,7 +84,7 @@ def rasterize(
 
     chosen = {name: value for name, value in options.items() if value not in ((), None)}
     chosen |= {name: True for name in ("layers", "color") if name in variables}
-    with client(workers, scheduler), xr.open_dataset(file, engine="iid", **chosen) as ds:
+    with cluster, xr.open_dataset(file, engine="iid", **chosen) as ds:
         group = to_zarr(
             _window(ds, bbox),
             out,

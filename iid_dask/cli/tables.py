@@ -6,12 +6,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import click
 
-from iid_dask.cli.group import client, shown, source
+from iid_dask.cli.group import on_cluster, shown, source
 from iid_dask.cli.output import FORMATS, format_of, parts_of, write
 from iid_dask.names import from_text
 
@@ -137,16 +137,15 @@ def _is_file(word: str) -> bool:
 @click.option("--min-pixels", type=click.IntRange(1), default=1, show_default=True, help="Shared by a pair, at least.")
 @as_format
 @to_file
-@click.option("--workers", type=click.IntRange(1), help="Processes; default: threads of this one.")
-@click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler.")
+@on_cluster
 def overlaps(
-    file: str, min_pixels: int, kind: str | None, out: str | None, workers: int | None, scheduler: str | None
+    file: str, min_pixels: int, kind: str | None, out: str | None, cluster: AbstractContextManager[None]
 ) -> None:
     """List all pairs of entries of FILE that share pixels, with their number, IoU and containment."""
     from iid_dask import overlaps as lazy
 
     kind = format_of(kind, out)
-    with client(workers, scheduler):
+    with cluster:
         _finish(parts_of(lazy(source(file), min_pixels=min_pixels)), kind, out, "overlapping pairs")
 
 
@@ -157,8 +156,7 @@ def overlaps(
 @click.option("--property", "properties", multiple=True, help="Such as mean or perimeter; repeatable.")
 @click.option("--variable", help="Of IMAGE, where it is a Zarr group of several arrays.")
 @click.option("--tile", type=click.IntRange(1), default=4096, show_default=True, help="Rows and columns read at once.")
-@click.option("--workers", type=click.IntRange(1), help="Processes; default: threads of this one.")
-@click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler.")
+@on_cluster
 @click.option("--progress/--no-progress", default=None, help="Show a bar; default: on a terminal.")
 def measure(
     file: str,
@@ -167,8 +165,7 @@ def measure(
     properties: tuple[str, ...],
     variable: str | None,
     tile: int,
-    workers: int | None,
-    scheduler: str | None,
+    cluster: AbstractContextManager[None],
     progress: bool | None,
 ) -> None:
     """Measure IMAGE, a Zarr array or .npy file of FILE's size, under every mask of FILE."""
@@ -178,7 +175,7 @@ def measure(
     from iid_dask.measurements.job import INTENSITY
 
     kind = format_of(None, out)
-    with client(workers, scheduler), ProgressBar(out=sys.stderr) if shown(progress) else nullcontext():
+    with cluster, ProgressBar(out=sys.stderr) if shown(progress) else nullcontext():
         frame = lazy(source(file), _open_image(image, variable), properties or INTENSITY, tile=tile)
         _finish(parts_of(frame), kind, out, "rows")
 

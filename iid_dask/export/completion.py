@@ -118,6 +118,14 @@ def _ours(place: Place) -> Any:
     return group
 
 
+def is_whole(place: Place) -> bool:
+    """Whether a store is complete, and nothing that its record tells of is missing."""
+    try:
+        return not _all_lost(_ours(place))
+    except (IIDStoreError, FileNotFoundError):
+        return False
+
+
 def _all_lost(group: Any) -> list[str]:
     """Name everything that the record tells of and that is not there."""
     return [*(line for name in _names(group) for line in _lost(group, name)), *_changed_columns(group)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -116,6 +117,23 @@ def stored_sizes(group: zarr.Group, path: str) -> dict[str, int]:
         return {key[len(prefix) - 2 :]: size for key, size in zip(keys, sizes, strict=True)}
 
     return sync(collect())
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Put a path on errors of the disk, which zarr tells without one, and zarrs in words alone."""
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"\(os error (\d+)\)", str(error))
+        if found is None:
+            raise
+        code = int(found[1])
+        raise OSError(code, os.strerror(code), path) from error
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = path
+        raise
 
 
 _filters = threading.RLock()

@@ -20,7 +20,7 @@ import zarr
 from zarr.codecs import BytesCodec, ZstdCodec
 
 from iid_dask.errors import IIDStoreError
-from iid_dask.export.completion import VERSION, column_facts
+from iid_dask.export.completion import VERSION, column_facts, is_whole
 from iid_dask.export.layout import Layout
 from iid_dask.export.sources import Rastered
 from iid_dask.export.store import ATTRIBUTE, RECORD, Place, quiet
@@ -254,6 +254,10 @@ def put_in_place(new: Path, final: Path, job: str) -> None:
         os.rename(new, mine)
     except FileNotFoundError:
         return  # another run of the same job was faster
+    if not is_whole(Place(str(mine))):
+        # It was faster while this one wrote: what this one wrote since is all that is here.
+        shutil.rmtree(mine)
+        raise IIDStoreError(f"{final}: another run of the same job put its store there meanwhile; look at that one")
     for attempt in range(100):
         old = final.with_name(f".{final.name}.{job}.{attempt}.old")
         with suppress(FileNotFoundError):

@@ -7,7 +7,7 @@ import os
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from iid_dask.errors import IIDStoreError, IIDWarning
 from iid_dask.export.chunks import joined, store_chunks
 from iid_dask.export.layout import TASK_PIXELS, Layout, pair, plan_layout
 from iid_dask.export.sources import Rastered, cut, find_raster
-from iid_dask.export.store import ATTRIBUTE, RECORD, Place, quiet
+from iid_dask.export.store import ATTRIBUTE, RECORD, Place, naming, quiet
 from iid_dask.export.template import Plan, begun, beside, compressors, prepare, put_in_place, table_of
+from iid_dask.locks import claimed
 from iid_dask.running import Work, batches_of, named, run, run_graph, threads_in_scope
+from iid_dask.shared import check_seen
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Job:
 
     def write(self, number: int, block: np.ndarray | None = None) -> None:
         """Write one tile, then its record; doing it again with the same values changes nothing."""
-        with named(f"{self.about(number)} of {self.place.name}"):
+        with named(f"{self.about(number)} of {self.place.name}"), naming(self.place.name):
             self._write(self.layout.tile_at(number), block)
 
     def about(self, number: int) -> str:
@@ -135,8 +137,17 @@ def to_zarr(
     50
     """
     chosen, place = _options(variables, chunks, shards, codec), Place.of(store, storage_options)
-    with _opened(source, options) as ds:
+    with _opened(source, options) as ds, nullcontext() if part else _alone(place), naming(place.name):
         return _write(ds, place, chosen, resume, overwrite, _part(part), progress)
+
+
+def _alone(place: Place) -> AbstractContextManager[None]:
+    """Keep other jobs off a place, and make sure that all workers see it; of open stores only they know."""
+    if not isinstance(place.target, str):
+        return nullcontext()
+    if place.folder is not None and place.folder.parent.is_dir():
+        check_seen(place.folder.parent)
+    return claimed(place.target, "to_zarr", storage_options=place.storage_options)
 
 
 @contextmanager

@@ -337,10 +337,13 @@ def write_file(
     groups: Mapping[str, Sequence[int] | np.ndarray] | None = None,
     metadata: Mapping[str, Any] | None = None,
     index: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> int:
     """Write one canonical file of segments in memory; see `write_parts`."""
     parts = (segments.part(start, stop) for start, stop in ranges(segments.lengths, BATCH))
-    return write_parts(path, segments, parts, names, groups=groups, metadata=metadata, index=index)
+    return write_parts(
+        path, segments, parts, names, groups=groups, metadata=metadata, index=index, storage_options=storage_options
+    )
 
 
 def write_parts(
@@ -352,6 +355,7 @@ def write_parts(
     groups: Mapping[str, Sequence[int] | np.ndarray] | None = None,
     metadata: Mapping[str, Any] | None = None,
     index: bool = True,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> int:
     """Write one canonical file, whole or not at all, and return its bytes.
 
@@ -360,7 +364,7 @@ def write_parts(
     Parameters
     ----------
     path
-        A file there is replaced.
+        Or URL; what is there is replaced.
     planned
         All segments, whose bits are not looked at.
     parts
@@ -373,13 +377,15 @@ def write_parts(
         What JSON can hold.
     index
         Put the index behind the last section.
+    storage_options
+        For the fsspec file system of a URL.
 
     Raises
     ------
     IIDLimitError
         If the format cannot store it; nothing was written.
     OSError
-        With errno and path; what stood at the path still does.
+        With errno, and path or URL; what stood there still does.
     """
     target = os.fspath(path)
     over = np.flatnonzero((planned.boxes < 0).any(axis=1) | (planned.boxes > MAX_SIDE).any(axis=1))
@@ -390,7 +396,7 @@ def write_parts(
         )
     head = plan_head(target, planned.lengths, names, groups or {}, metadata or {})
     crcs = np.zeros(len(planned), np.uint32)
-    with atomic_write(target) as file:
+    with atomic_write(target, storage_options) as file:
         file.write(head.tobytes())
         key = 0
         for part in parts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -13,15 +15,22 @@ from iid_dask.format.segments import index_bytes
 from iid_dask.format.target import BUFFER, atomic_write
 
 
-def add_index(path: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> int:
+def add_index(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> int:
     """Copy a file and put an index behind it, so that opening needs no pass over the segments.
 
     Parameters
     ----------
     path
-        A local ``.iid`` file; one that has an index is given a fresh one.
+        Of an ``.iid`` file, or its URL; one that has an index is given a fresh one.
     out
-        Where to write; default: over ``path``, atomically.
+        Path or URL to write to; default: over ``path``, atomically.
+    storage_options : mapping, optional
+        For the fsspec file systems of URLs.
 
     Returns
     -------
@@ -33,7 +42,7 @@ def add_index(path: str | os.PathLike[str], out: str | os.PathLike[str] | None =
     IIDFormatError
         If the file is damaged; nothing was written.
     """
-    with open_records(os.fspath(path)) as reader:
+    with open_records(os.fspath(path), storage_options=storage_options) as reader:
         defects = reader.check()
         if defects:
             raise defects[0]
@@ -58,7 +67,7 @@ def add_index(path: str | os.PathLike[str], out: str | os.PathLike[str] | None =
                 f"{reader.name}: the last {foreign} bytes belong to no section and would be lost; write to another path"
             )
         index = index_bytes(end, header.tobytes() + lut.tobytes(), crcs, reader.columns, segment_crcs)
-        with atomic_write(path if out is None else out) as file:
+        with atomic_write(path if out is None else out, storage_options) as file:
             for at in range(0, end, BUFFER):
                 file.write(source.read(at, min(BUFFER, end - at)))
             file.write(index)

@@ -6,6 +6,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -22,6 +23,7 @@ from iid_dask.format.layout import (
     SEGMENT_HEAD,
     Limits,
 )
+from iid_dask.format.opening import FIRST_READ, read_tables
 from iid_dask.format.reopening import Reopened, cached
 from iid_dask.format.sections import (
     crc_defect,
@@ -41,11 +43,8 @@ from iid_dask.format.segments import (
     scan_defects,
     scan_segments,
 )
-from iid_dask.format.source import Source, as_source, gather
+from iid_dask.format.source import BytesSource, Source, as_source, gather
 from iid_dask.format.verifying import changing, check_segment, find_damaged
-
-FIRST_READ = 64 * 1024
-"""Bytes of the first read: header and tables of a small file in one request."""
 
 FEW, SPARSE = 1024, 16
 """Entries that are scanned alone are at most so many at once, and at most one in so many of the file in all."""
@@ -93,10 +92,11 @@ class RecordReader(Reopened, Mapping[int, Entry]):
             length = int(self.header[f"{section}_length"])
             if limit is not None and length > limit:
                 raise IIDFormatError(self.name, section, None, None, f"{length} bytes", f"at most {limit} (limits=)")
-        lut, meta, groups, tail = self._read_tables(head)
+        lut, meta, groups, tail = read_tables(source, self.header, head)
         self._lut = np.frombuffer(lut, LUT)
         raise_first(lut_defects(self.name, self.header, self.lut))
-        self.index: Index | None = parse_trailer(self.header, lut, source.size, tail)
+        self.index: Index | None = parse_trailer(self.header, lut, source.size, tail[-INDEX_TRAILER.itemsize :])
+        self._end = tail
         self._check_crc("meta", meta)
         self._check_crc("groups", groups)
         self._parse(meta, groups)
@@ -115,20 +115,6 @@ class RecordReader(Reopened, Mapping[int, Entry]):
             name: _shared(keys[self.live[keys]])
             for name, keys in parse_groups(self.name, self.header, groups, len(self.lut), self.limits).items()
         }
-
-    def _read_tables(self, head: bytes) -> list[bytes]:
-        """Return lut, meta, groups and the last bytes of the file with one round of requests."""
-        spans = [(int(self.header[f"{s}_offset"]), int(self.header[f"{s}_length"])) for s in ("lut", "meta", "groups")]
-        tail = min(INDEX_TRAILER.itemsize, self.source.size)
-        spans.append((self.source.size - tail, tail))
-        # A request for no bytes has no form in HTTP: servers answer it with an error.
-        missing = [span for span in spans if span[1] and sum(span) > len(head)]
-        offsets, lengths = (np.array([span[i] for span in missing], np.int64) for i in (0, 1))
-        data, places = gather(self.source, offsets, lengths)
-        found = {
-            span: data[place : place + span[1]].tobytes() for span, place in zip(missing, places.tolist(), strict=True)
-        }
-        return [found[span] if span in found else head[span[0] : sum(span)] for span in spans]
 
     def _check_crc(self, section: str, data: bytes) -> None:
         if self.index is None or not self.verify_checksums:
@@ -194,7 +180,14 @@ class RecordReader(Reopened, Mapping[int, Entry]):
         """Boxes, areas and regions of all entries, indexed by key. Shared: do not change them."""
         columns = None
         if self.index is not None:
-            columns = read_index(self.source, self.index, self.lut)
+            end = self._end  # once: another thread may empty it
+            before = self.index.offset - (self.source.size - len(end))
+            if before >= 0:  # the index came with the trailer
+                rows = BytesSource(end[before:], self.name)
+                columns = read_index(rows, replace(self.index, offset=0), self.lut)
+            else:
+                columns = read_index(self.source, self.index, self.lut)
+        self._end = b""
         if columns is None:
             self.index = None
             base = int(self.header["segments_offset"])
@@ -252,7 +245,11 @@ class RecordReader(Reopened, Mapping[int, Entry]):
         """Return a segment as stored, checked against the index where there is one: crc32, boxes and area."""
         row = self.lut[key]
         base = int(self.header["segments_offset"]) + int(row["segment_offset"])
-        data = self.source.read(base, int(row["segment_length"]))
+        try:
+            data = self.source.read(base, int(row["segment_length"]))
+        except OSError as error:
+            error.add_note(f"entry {key}")
+            raise
         if not self.verify_checksums or not self.has_index:
             return data
         check_segment(self.name, self.columns, self.index.offset if self.index else 0, key, base, data)

@@ -225,7 +225,8 @@ def parse_trailer(header: np.void, lut_bytes: bytes, size: int, tail: bytes) -> 
     trailer = np.frombuffer(tail, INDEX_TRAILER)[0]
     entries, regions, offset = int(trailer["entries"]), int(trailer["regions"]), int(trailer["offset"])
     rows = entries * INDEX_SEGMENT.itemsize + regions * INDEX_REGION.itemsize
-    ends = [int(header[f"{s}_offset"]) + int(header[f"{s}_length"]) for s in SECTIONS if header[f"{s}_length"]]
+    # Empty sections too: the file must be as sound when another program has taken the index off.
+    ends = [int(header[f"{s}_offset"]) + int(header[f"{s}_length"]) for s in SECTIONS]
     sound = (
         bytes(trailer["magic"]) == INDEX_MAGIC
         and trailer["version"] == INDEX_VERSION

@@ -7,24 +7,34 @@ import errno
 import io
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from iid_dask.errors import IIDChangedError
+from iid_dask.format.coalescing import MAX_RANGE, coalesce
+from iid_dask.format.faults import PASSING, Patience, changed, short, unread
+from iid_dask.format.remote import REMOTE_GAP, RemoteSource
+
+__all__ = [
+    "LOCAL_GAP",
+    "MAX_RANGE",
+    "REMOTE_GAP",
+    "BytesSource",
+    "LocalSource",
+    "RemoteSource",
+    "Source",
+    "as_source",
+    "coalesce",
+    "gather",
+]
 
 LOCAL_GAP = 4096
 """Unwanted bytes between two ranges that are cheaper to read than a second ``pread``."""
 
-REMOTE_GAP = 256 * 1024
-"""The same for a request to an object store: a few milliseconds at the bandwidth of one connection."""
-
 MANY_RANGES = 16
 """Ranges from which on a local file is read by a compiled loop."""
-
-MAX_RANGE = 8 * 2**20
-"""Largest coalesced range in bytes, so that requests can run beside one another."""
 
 
 @runtime_checkable
@@ -52,12 +62,6 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Give up the handle. Arrays made from this source open it again when they need it."""
-
-
-def _short(name: str, offset: int, wanted: int, got: int) -> IIDChangedError:
-    return IIDChangedError(
-        f"{name}: changed since opened: {got} of {wanted} bytes are left at offset {offset}; open it again"
-    )
 
 
 class _Descriptor:
@@ -99,7 +103,7 @@ class LocalSource:
         self.size = self.stamp[1]
         self._lock = threading.Lock()
         if stamp is not None and stamp != self.stamp:
-            raise IIDChangedError(f"{self.name}: changed since opened; open it again")
+            raise changed(self.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalSource, (self.name, self.stamp)
@@ -117,9 +121,32 @@ class LocalSource:
 
     def _check_unchanged(self, descriptor: _Descriptor) -> None:
         if _stamp(os.fstat(descriptor.number)) != self.stamp:
-            raise IIDChangedError(f"{self.name}: changed since opened; open it again")
+            raise changed(self.name)
 
-    def _read_into(self, descriptor: _Descriptor, view: memoryview, offset: int) -> None:
+    def _read_all(self, ranges: deque[tuple[int, memoryview]]) -> None:
+        """Fill views with the bytes from their offsets on, and drop each that is full.
+
+        After a fault that may pass it goes on with a fresh descriptor, if the file is still the same.
+        """
+        patience = Patience()
+        while True:
+            descriptor = self._descriptor
+            try:
+                descriptor = self._held()
+                while ranges:
+                    self._read_into(descriptor, *ranges[0])
+                    ranges.popleft()
+                return self._check_unchanged(descriptor)
+            except OSError as error:
+                if error.errno not in PASSING:
+                    raise
+                if not patience.wait():
+                    what = f"{len(ranges[0][1])} bytes at offset {ranges[0][0]}" if ranges else "time and size"
+                    raise unread(self.name, what, patience.tried, error) from error
+                if self._descriptor is descriptor:  # else another thread has opened it
+                    self._descriptor = None
+
+    def _read_into(self, descriptor: _Descriptor, offset: int, view: memoryview) -> None:
         done = 0
         while done < len(view):
             if hasattr(os, "preadv"):
@@ -135,103 +162,34 @@ class LocalSource:
                 got = len(data)
                 view[done : done + got] = data
             if not got:
-                raise _short(self.name, offset, len(view), done)
+                raise short(self.name, offset, len(view), done)
             done += got
 
     def read(self, offset: int, length: int) -> bytes:
-        descriptor = self._held()
+        """Return exactly ``length`` bytes from ``offset``."""
         buffer = bytearray(min(length, max(0, self.size - offset)))
         if len(buffer) < length:
-            raise _short(self.name, offset, length, len(buffer))
-        self._read_into(descriptor, memoryview(buffer), offset)
-        self._check_unchanged(descriptor)
+            raise short(self.name, offset, length, len(buffer))
+        self._read_all(deque([(offset, memoryview(buffer))]))
         return bytes(buffer)
 
     def read_many(self, offsets: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
         """Fill ``out`` with the ranges, one after another; many of them by one compiled loop."""
-        descriptor = self._held()
         done = 0
         if len(offsets) >= MANY_RANGES and hasattr(os, "pread"):
             from iid_dask import kernels  # numba: not for the few ranges of opening
 
-            done = kernels.read_ranges(descriptor.number, offsets, lengths, out)
+            with contextlib.suppress(OSError):
+                descriptor = self._held()
+                done = kernels.read_ranges(descriptor.number, offsets, lengths, out)
         # What was not read whole, for whatever reason, is read again here, where the reason is told.
-        view = out.data
-        at = int(lengths[:done].sum())
-        for offset, length in zip(offsets[done:].tolist(), lengths[done:].tolist(), strict=True):
-            self._read_into(descriptor, view[at : at + length], offset)
-            at += length
-        self._check_unchanged(descriptor)
+        stops = np.cumsum(lengths)
+        places = zip((stops - lengths)[done:].tolist(), stops[done:].tolist(), strict=True)
+        views = (out.data[start:stop] for start, stop in places)
+        self._read_all(deque(zip(offsets[done:].tolist(), views, strict=True)))
 
     def close(self) -> None:
         self._descriptor = None
-
-
-class RemoteSource:
-    """An object behind an fsspec URL: stateless range requests, several at once."""
-
-    gap = REMOTE_GAP
-
-    def __init__(self, url: str, storage_options: Mapping[str, Any] | None = None, stamp: str | None = None) -> None:
-        from fsspec.core import url_to_fs  # heavy, and local files do not need it
-
-        self.name = url
-        self.storage_options = dict(storage_options or {})
-        # A listing cached by fsspec would hide that the object was replaced.
-        self.fs, self.path = url_to_fs(url, **{"use_listings_cache": False, **self.storage_options})
-        info = self.fs.info(self.path)
-        if info.get("type") == "directory":
-            raise IsADirectoryError(errno.EISDIR, "is a directory, expected an .iid file", url)
-        size = info.get("size")
-        if size is None:
-            raise OSError(f"{url}: the server does not tell the size, so ranges cannot be read; copy the file first")
-        self.size = int(size)
-        self.stamp = self.stamp_of(info)
-        if stamp is not None and stamp != self.stamp:
-            raise IIDChangedError(f"{url}: changed since opened; open it again")
-
-    @staticmethod
-    def stamp_of(info: Mapping[str, Any]) -> str:
-        names = "ETag etag version_id LastModified Last-Modified Content-MD5 Digest mtime created size"
-        return repr([(name, str(info[name])) for name in names.split() if info.get(name) is not None])
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return RemoteSource, (self.name, self.storage_options, self.stamp)
-
-    def identity(self) -> tuple[Any, ...]:
-        return ("remote", self.name, self.stamp, repr(sorted(self.storage_options.items())))
-
-    def _check_unchanged(self, cause: Exception | None = None) -> None:
-        if self.stamp_of(self.fs.info(self.path)) != self.stamp:
-            raise IIDChangedError(f"{self.name}: changed since opened; open it again") from cause
-
-    def _cat(self, starts: list[int], stops: list[int]) -> list[bytes]:
-        try:
-            parts = self.fs.cat_ranges([self.path] * len(starts), starts, stops, on_error="raise")
-        except Exception as error:  # ranges that the new object does not have: every file system has its own error
-            self._check_unchanged(error)
-            raise
-        self._check_unchanged()
-        for start, stop, part in zip(starts, stops, parts, strict=True):
-            if len(part) != stop - start:
-                raise _short(self.name, start, stop - start, len(part))
-        return parts
-
-    def read(self, offset: int, length: int) -> bytes:
-        if offset + length > self.size:
-            raise _short(self.name, offset, length, max(0, self.size - offset))
-        return self._cat([offset], [offset + length])[0] if length else b""
-
-    def read_many(self, offsets: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
-        if not len(offsets):
-            return
-        at = 0
-        for part in self._cat(offsets.tolist(), (offsets + lengths).tolist()):
-            out[at : at + len(part)] = np.frombuffer(part, np.uint8)
-            at += len(part)
-
-    def close(self) -> None:
-        pass
 
 
 class BytesSource:
@@ -254,7 +212,7 @@ class BytesSource:
 
     def read(self, offset: int, length: int) -> bytes:
         if offset + length > self.size:
-            raise _short(self.name, offset, length, max(0, self.size - offset))
+            raise short(self.name, offset, length, max(0, self.size - offset))
         return self.data[offset : offset + length]
 
     def read_many(self, offsets: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
@@ -322,50 +280,6 @@ def _from_file_object(file: Any) -> Source:
     if not isinstance(data, bytes):
         raise TypeError(f"{file!r} gives text: open it in binary mode ('rb')")
     return BytesSource(data, str(name or "<file object>"))
-
-
-def coalesce(offsets: np.ndarray, lengths: np.ndarray, gap: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Plan few reads that cover many ranges.
-
-    Parameters
-    ----------
-    offsets, lengths : int64 arrays, shape (n,)
-        In any order; they may overlap.
-    gap
-        Bytes between two ranges up to which they are read as one.
-
-    Returns
-    -------
-    starts, sizes : int64 arrays, shape (m,)
-        What to read.
-    places : int64 array, shape (n,)
-        Where each range begins in the bytes read, laid one after another.
-
-    Examples
-    --------
-    >>> starts, sizes, places = coalesce(np.array([100, 0, 104]), np.array([4, 8, 6]), gap=16)
-    >>> starts.tolist(), sizes.tolist(), places.tolist()
-    ([0, 100], [8, 10], [8, 0, 12])
-    """
-    if not len(offsets):
-        nothing = np.zeros(0, np.int64)
-        return nothing, nothing, nothing
-    order = np.argsort(offsets, kind="stable")
-    begin, end = offsets[order], (offsets + lengths)[order]
-    reach = np.maximum.accumulate(end)
-    fresh = np.ones(len(begin), bool)
-    fresh[1:] = begin[1:] > reach[:-1] + gap
-    # A long run of neighbours is cut where the next range starts a new block of MAX_RANGE and nothing straddles it.
-    block = begin // MAX_RANGE
-    fresh[1:] |= (block[1:] != block[:-1]) & (begin[1:] >= reach[:-1])
-    first = np.flatnonzero(fresh)
-    starts = begin[first]
-    sizes = reach[np.append(first[1:], len(begin)) - 1] - starts
-    bases = np.cumsum(sizes) - sizes
-    run = np.cumsum(fresh) - 1
-    places = np.empty(len(begin), np.int64)
-    places[order] = bases[run] + (begin - starts[run])
-    return starts, sizes, places
 
 
 def gather(

@@ -8,62 +8,120 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator
-from typing import BinaryIO
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Protocol
+
+from iid_dask.format.objects import check_url, gathered, local_path
+from iid_dask.format.parts import joined
 
 BUFFER = 2**20
 """Bytes gathered before a write."""
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def atomic_write(path: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> Iterator[BinaryIO]:
     """Open a new file that replaces ``path`` when the block ends without an error.
 
-    The bytes go to ``.NAME.JOB.tmp`` in the same folder, are forced to disk, and the file is renamed; then the
-    folder is forced to disk. After any error the temporary file is gone and what stood at ``path`` still does,
+    Of a local file the bytes go to ``.NAME.JOB.tmp`` in the same folder, are forced to disk, and the file is renamed;
+    then the folder is forced to disk. After any error the temporary file is gone and what stood at ``path`` still does,
     but for an error of the very last step, which names the folder: the new file stands there whole, and may be
     lost if the power fails now.
     A symbolic link is followed, and the permissions of a file that is replaced are kept.
 
+    The bytes of an object are gathered in memory, and on this machine's disk where they are many, and stored when the
+    block ends; a request that fails for a reason that passes is made again.
+
+    Parameters
+    ----------
+    path
+        Or the URL of an object.
+    storage_options
+        For the fsspec file system of a URL.
+
     Raises
     ------
     OSError
-        With errno and path: disk full, read-only folder, and so on.
+        With errno, and path or URL: disk full, read-only folder, and so on.
     """
-    with _replacing(path) as (_, number), os.fdopen(number, "wb", buffering=BUFFER) as file:
+    local = local_path(path)
+    if local is None:
+        with gathered(os.fsdecode(os.fspath(path)), storage_options) as file:
+            yield file
+        return
+    with _replacing(local) as (_, number), os.fdopen(number, "wb", buffering=BUFFER) as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
 
 
+class Parts(Protocol):
+    """What processes put the parts of a file into, at once and in any order; pickles small."""
+
+    def put(self, offset: int, data: memoryview) -> None:
+        """Write bytes to their place."""
+
+
+@dataclass(frozen=True)
+class FileParts:
+    """A file of a known size under its temporary name, which others fill in.
+
+    Attributes
+    ----------
+    path : str
+    """
+
+    path: str
+
+    def put(self, offset: int, data: memoryview) -> None:
+        """Write bytes to their place in the file; see `put`."""
+        put(self.path, offset, data)
+
+
 @contextlib.contextmanager
-def atomic_parts(path: str | os.PathLike[str], nbytes: int) -> Iterator[str]:
-    """Make a file of a known size that others fill in with `put`, and that replaces ``path`` as in `atomic_write`.
+def atomic_parts(
+    path: str | os.PathLike[str], nbytes: int, storage_options: Mapping[str, Any] | None = None
+) -> Iterator[Parts]:
+    """Make a file that other processes fill in, and that replaces ``path`` as in `atomic_write`.
 
     Parameters
     ----------
     path
+        Or the URL of an object, whose parts are objects meanwhile, beside it.
     nbytes
-        What the file begins with, as zeros; it may grow.
+        What a local file begins with, as zeros; it may grow.
+    storage_options
+        For the fsspec file system of a URL.
 
     Yields
     ------
-    str
-        Path of the temporary file, which is gone when the block ends: who comes late finds nothing to write to.
+    Parts
+        The temporary file is gone when the block ends: who comes late finds nothing to write to.
     """
-    remove_abandoned(path)
-    with _replacing(path) as (temporary, number):
+    local = local_path(path)
+    if local is None:
+        with joined(os.fsdecode(os.fspath(path)), storage_options) as parts:
+            yield parts
+        return
+    remove_abandoned(local)
+    with _replacing(local) as (temporary, number):
         try:
             os.ftruncate(number, nbytes)
-            yield temporary
+            yield FileParts(temporary)
             os.fsync(number)
         finally:
             os.close(number)
 
 
 def remove_abandoned(path: str | os.PathLike[str]) -> None:
-    """Remove the temporary files that writers of ``path`` left which were killed; those at work hold a lock."""
-    folder, name = os.path.split(check_target(path))
+    """Remove the temporary files that writers of ``path`` left which were killed; those at work hold a lock.
+
+    Of a URL there are none.
+    """
+    local = local_path(path)
+    if local is None:
+        return
+    folder, name = os.path.split(check_target(local))
     _remove(folder, re.escape(f".{_short(name)}."))
 
 
@@ -119,14 +177,18 @@ def put(path: str, offset: int, data: memoryview) -> None:
 
 
 def check_target(path: str | os.PathLike[str]) -> str:
-    """Return the real path of a file to write, or say why none can be written there.
+    """Return the real path of a file to write, or its URL, or say why none can be written there.
 
     Raises
     ------
     OSError
-        For a folder, a folder that is not there, and what is no regular file.
+        For a folder, a folder that is not there, and what is no regular file; of URLs for a bucket, and for what ends
+        in a slash: no server is asked.
     """
-    final = os.path.realpath(os.path.expanduser(os.fspath(path)))
+    local = local_path(path)
+    if local is None:
+        return check_url(os.fsdecode(os.fspath(path)))
+    final = os.path.realpath(os.path.expanduser(local))
     if os.path.isdir(final):
         raise IsADirectoryError(errno.EISDIR, "is a directory, expected the path of a file to write", final)
     folder, name = os.path.split(final)

@@ -33,11 +33,13 @@ class IIDWriter:
     Parameters
     ----------
     path
-        Of the file to write; a file there is replaced.
+        Of the file to write, or the URL of an object; what is there is replaced.
     metadata : mapping, optional
         What JSON can hold.
     index
         Put the index behind the last section. Programs that do not know it do not see it.
+    storage_options : mapping, optional
+        For the fsspec file system of a URL.
 
     Examples
     --------
@@ -54,10 +56,16 @@ class IIDWriter:
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None, index: bool = True
+        self,
+        path: str | os.PathLike[str],
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        index: bool = True,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = os.fspath(path)
         self.index = index
+        self.storage_options = storage_options
         self.metadata = dict(metadata or {})
         self._entries: list[Planned] = []
         self._removed: list[int] = []
@@ -210,13 +218,13 @@ class IIDWriter:
         IIDLimitError
             If the format cannot store it; nothing was written.
         OSError
-            With errno and path; what stood at the path still does.
+            With errno, and path or URL; what stood there still does.
         """
         if self._closed:
             return
         self._closed = True
         plan = plan_file(self.path, self._entries, self._groups, self.metadata, self._removed)
-        with atomic_write(self.path) as file:
+        with atomic_write(self.path, self.storage_options) as file:
             plan.write(file, index=self.index)
 
     def _check_head(self, key: int, domain: object, address: object, bbox: BBox | Sequence[int]) -> BBox:

@@ -97,7 +97,15 @@ class RawImage:
 
 
 def open_npy(path: str) -> RawImage:
-    """Open an array that `numpy.save` wrote, of either order."""
+    """Open an array that `numpy.save` wrote, of either order.
+
+    Raises
+    ------
+    TypeError
+        For what is no label; arrays of Python objects are pickles, which are never read.
+    ValueError
+        For a header that is none, and for other dimensions than rows and columns.
+    """
     with open(path, "rb") as file:
         stamp = stamp_of(path)
         try:
@@ -109,6 +117,11 @@ def open_npy(path: str) -> RawImage:
         except ValueError as error:
             raise ValueError(f"{path}: its header is no sound .npy header: {error}; save it again") from error
         offset = file.tell()
+    if dtype.hasobject:
+        raise TypeError(
+            f"{path}: found Python objects ({dtype}), expected integers or bool: numpy pickles objects, and reading "
+            "pickles runs whatever code they hold, so they are never read: save it anew, from a source you trust"
+        )
     as_label_dtype(path, dtype)
     rows, cols = as_plane(path, shape)
     stride = (rows if columns_first else cols) * dtype.itemsize

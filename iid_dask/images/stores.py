@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,10 @@ from iid_dask.pipelines import with_fastest_pipeline
 
 _MARKS = ("zarr.json", ".zarray", ".zgroup")
 """Objects of which a Zarr node has one; each tells that it was made anew."""
+
+
+_PICKLE = re.compile(r"'(numcodecs\.)?pickle'")
+"""The codec, as zarr's errors name it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +106,11 @@ def open_zarr_array(
     Raises
     ------
     TypeError, ValueError
-        For what holds no labels, and for more than one element along an axis before rows and columns.
+        For what holds no labels, for chunks that are pickles, and for more than one element along an axis before rows
+        and columns.
     """
     name = _place(array) if name is None else name
+    _refuse_pickles(array, name)
     dims = dims or _dims(array)
     as_label_dtype(name, array.dtype)
     extra = max(0, array.ndim - 2)
@@ -115,6 +123,32 @@ def open_zarr_array(
     as_plane(name, array.shape[extra:], list(dims)[extra:])
     stamp = _stamp(array, name, storage_options)
     return ZarrImage(with_fastest_pipeline(array), name, stamp)
+
+
+def _refuse_pickles(array: zarr.Array, name: str) -> None:
+    """Raise ValueError for chunks that Python would unpickle: that runs whatever code they hold."""
+    facts: Any = array.metadata
+    codecs = (*(facts.filters or ()), facts.compressor) if facts.zarr_format == 2 else ()  # version 3 has no such codec
+    if any(getattr(codec, "codec_id", None) == "pickle" for codec in codecs):
+        raise _pickled(name)
+
+
+def _pickled(name: str) -> ValueError:
+    return ValueError(
+        f"{name}: its chunks are pickles: found the codec 'pickle', expected one that holds numbers alone; reading "
+        "pickles runs whatever code they hold, so they are never read: store the array anew, from a source you trust"
+    )
+
+
+@contextmanager
+def _naming_pickles(name: str) -> Iterator[None]:
+    """Say what zarr refuses as an unknown data type or codec, if it is a pickle."""
+    try:
+        yield
+    except ValueError as error:
+        if _PICKLE.search(str(error)):
+            raise _pickled(name) from error
+        raise
 
 
 def _place(node: zarr.Array | zarr.Group) -> str:
@@ -149,7 +183,7 @@ def open_zarr_path(path: str, storage_options: Mapping[str, Any] | None = None) 
     ------
     FileNotFoundError
     TypeError, ValueError
-        For what is no label image.
+        For what is no label image, and for chunks that are pickles.
     """
     remote = "://" in path or "::" in path
     if not remote and not any(os.path.exists(os.path.join(path, mark)) for mark in _MARKS):
@@ -161,7 +195,8 @@ def open_zarr_path(path: str, storage_options: Mapping[str, Any] | None = None) 
         # A store of our own: zarr from 3.4 on takes "memory://" for another thing than fsspec does.
         options = dict(storage_options or {})
         store: Any = FsspecStore.from_url(path, storage_options=options, read_only=True) if remote else path
-        node = zarr.open(store, mode="r")
+        with _naming_pickles(path):
+            node = zarr.open(store, mode="r")
     except FileNotFoundError as error:
         raise FileNotFoundError(errno.ENOENT, "no Zarr array here", path) from error
     if isinstance(node, zarr.Array):
@@ -194,7 +229,8 @@ def open_zarr_group(
     scales = ome["multiscales"][0]
     path = scales["datasets"][0]["path"]
     dims = [axis["name"] if isinstance(axis, dict) else axis for axis in scales.get("axes", [])]
-    array = group[path]
+    with _naming_pickles(f"{name.rstrip('/')}/{path}"):
+        array = group[path]
     if not isinstance(array, zarr.Array) or (dims and len(dims) != array.ndim):
         raise ValueError(f"{name}: its multiscales metadata do not describe {path!r}: found {array}, axes {dims}")
     return open_zarr_array(array, dims=dims, name=f"{name.rstrip('/')}/{path}", storage_options=storage_options)

@@ -10,7 +10,7 @@ from iid_dask import kernels
 from iid_dask.cutting import spread
 from iid_dask.format.folder import Folder
 from iid_dask.mosaic.cuts import Cut
-from iid_dask.mosaic.folder import tile_reader
+from iid_dask.mosaic.folder import tiles_of
 from iid_dask.mosaic.joining import union_areas
 from iid_dask.mosaic.region_parts import Parts
 from iid_dask.mosaic.survey import Survey
@@ -81,10 +81,11 @@ def _joined_areas(
     folder: Folder, paths: list[str], origins: np.ndarray, files: np.ndarray, keys: np.ndarray, segments: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Count the pixels of segments, of which entries of several files are pieces, by ascending segment."""
+    opened = tiles_of(folder)
     owners, boxes, bits = [], [], []
     for file, path in enumerate(paths):
         mine = np.flatnonzero(files == file)
-        columns, rows = tile_reader(folder, path).segment_columns(keys[mine])
+        columns, rows = opened(path).segment_columns(keys[mine])
         starts = columns.first_region[rows].astype(np.int64)
         counts = columns.first_region[rows + 1].astype(np.int64) - starts
         regions = spread(starts, counts)
@@ -95,6 +96,4 @@ def _joined_areas(
     order = np.argsort(piece, kind="stable")
     piece = piece[order]
     parts = Parts(segments[piece], piece, files[piece], np.concatenate(boxes)[order], np.concatenate(bits)[order])
-    return union_areas(
-        parts, lambda file, offsets, lengths: tile_reader(folder, paths[file]).read_bits(offsets, lengths)
-    )
+    return union_areas(parts, lambda file, offsets, lengths: opened(paths[file]).read_bits(offsets, lengths))

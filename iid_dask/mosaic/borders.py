@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from iid_dask import kernels
 from iid_dask.bbox import BBox
-from iid_dask.mosaic.folder import tile_reader
+from iid_dask.format.folder import FolderLike
+from iid_dask.format.reader import RecordReader
+from iid_dask.mosaic.folder import tiles_of
 from iid_dask.mosaic.grid import Tile
+
+OpenPath = Callable[[str], RecordReader]
+"""Opens a tile by its path."""
 
 
 @dataclass(frozen=True)
@@ -73,19 +78,20 @@ class Runs:
         return self.keys[order], self.starts[order], self.stops[order]
 
 
-def runs_in(folder: str, file: TileFile, window: BBox) -> Runs:
+def runs_in(opened: OpenPath, file: TileFile, window: BBox) -> Runs:
     """Return the pixels that a tile's entries have in a window, counted row by row from its first pixel.
 
     Parameters
     ----------
-    folder
+    opened
+        Opens a tile by its path.
     file
     window
         Mosaic pixels, within the tile's box. Only the rows that lie in it are read.
     """
     if not (window.height and window.width):
         return Runs(*np.zeros((3, 0), np.int64))
-    reader = tile_reader(folder, file.path)
+    reader = opened(file.path)
     row, col = file.tile.origin
     top, left, bottom, right = window.min_row - row, window.min_col - col, window.max_row - row, window.max_col - col
     columns = reader.columns
@@ -106,7 +112,7 @@ def runs_in(folder: str, file: TileFile, window: BBox) -> Runs:
     return Runs.of(*found)
 
 
-def seam_rows(folder: str, files: Sequence[TileFile], numbers: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def seam_rows(folder: FolderLike, files: Sequence[TileFile], numbers: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Compare pairs of tiles.
 
     Parameters
@@ -123,21 +129,21 @@ def seam_rows(folder: str, files: Sequence[TileFile], numbers: np.ndarray, pairs
     int64 array, shape (m, 10)
         Tile and key of both entries, then contacts, faces, intersection and union; see `iid_dask.mosaic.seams`.
     """
-    rows = [np.zeros((0, 10), np.int64)]
+    opened, rows = tiles_of(folder), [np.zeros((0, 10), np.int64)]
     for a, b in pairs.tolist():
-        keys, counts = _compare(folder, files[a], files[b])
+        keys, counts = _compare(opened, files[a], files[b])
         ends = [np.full(len(keys), numbers[a]), keys >> 32, np.full(len(keys), numbers[b]), keys & 0xFFFFFFFF]
         rows.append(np.column_stack([*ends, counts]))
     return np.concatenate(rows)
 
 
-def _compare(folder: str, a: TileFile, b: TileFile) -> tuple[np.ndarray, np.ndarray]:
+def _compare(opened: OpenPath, a: TileFile, b: TileFile) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs of keys that touch or share pixels, and their counts, shape (n, 6)."""
-    faces = [_face(folder, one, other) for one, other in ((a, b), (b, a))]
+    faces = [_face(opened, one, other) for one, other in ((a, b), (b, a))]
     touching, contact_a = faces[0].common(faces[1].grown())
     _, contact_b = faces[0].grown().common(faces[1])
     both = a.tile.box.intersection(b.tile.box)
-    inside = [runs_in(folder, file, both) for file in (a, b)]
+    inside = [runs_in(opened, file, both) for file in (a, b)]
     sharing, shared = inside[0].common(inside[1])
     pairs = np.union1d(touching, sharing)
     counts = np.zeros((len(pairs), 6), np.int64)
@@ -151,7 +157,7 @@ def _compare(folder: str, a: TileFile, b: TileFile) -> tuple[np.ndarray, np.ndar
     return pairs, counts
 
 
-def _face(folder: str, file: TileFile, other: TileFile) -> Runs:
+def _face(opened: OpenPath, file: TileFile, other: TileFile) -> Runs:
     """Return the pixels of a tile's core next to another's, by row or column of the mosaic, whichever runs along."""
     core, beside = file.tile.core, other.tile.core
     if not (core.height and core.width and beside.height and beside.width):
@@ -160,4 +166,4 @@ def _face(folder: str, file: TileFile, other: TileFile) -> Runs:
         top, left = max(beside.min_row - 1, 0), max(beside.min_col - 1, 0)
         line = core.intersection(BBox(top, left, beside.max_row + 1, beside.max_col + 1))
     apart = core.max_col <= beside.min_col or beside.max_col <= core.min_col
-    return runs_in(folder, file, line).moved(line.min_row if apart else line.min_col)
+    return runs_in(opened, file, line).moved(line.min_row if apart else line.min_col)

@@ -10,7 +10,7 @@ import numpy as np
 from iid_dask.apart import taken_apart
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDError, IIDFormatError
-from iid_dask.mosaic.manifest import TABLES, file_crc
+from iid_dask.mosaic.manifest import TABLES, check_crc
 from iid_dask.mosaic.tables import SCHEMAS
 from iid_dask.pairs import Regions, added_up, sharing
 
@@ -37,6 +37,8 @@ def _as_defect(mosaic: Mosaic, error: Exception) -> IIDFormatError:
 def _table_defects(mosaic: Mosaic) -> Iterator[IIDFormatError]:
     for name in TABLES:
         try:
+            listed = mosaic.manifest.tables[name]
+            check_crc(mosaic.manifest.folder, listed["path"], listed["crc"])
             mosaic.tables.read(name, SCHEMAS[name])
         except (IIDError, OSError) as error:
             yield _as_defect(mosaic, error)
@@ -52,9 +54,7 @@ def _tile_defects(mosaic: Mosaic) -> Iterator[IIDFormatError]:
         try:
             with files.open(tile) as reader:
                 yield from reader.check()
-                found, crc = file_crc(reader.name), int(files.columns["crc"][tile])
-                if found != crc:
-                    yield IIDFormatError(reader.name, "file", None, None, f"crc32 {found:#010x}", f"{crc:#010x}")
+                check_crc(mosaic.manifest.folder, path, int(files.columns["crc"][tile]))
         except (IIDError, OSError) as error:
             yield _as_defect(mosaic, error)
             continue

@@ -13,6 +13,7 @@ from iid_dask.format.encode import Names
 from iid_dask.format.folder import Folder, FolderLike
 from iid_dask.format.layout import MAX_SIDE
 from iid_dask.format.target import atomic_parts
+from iid_dask.locks import claimed
 from iid_dask.mosaic.folder import JOB, load_job
 from iid_dask.mosaic.placing import WAY_OUT, plan_consolidated
 from iid_dask.mosaic.ranges import Range, TileFiles, combine_crc32, write_range
@@ -81,23 +82,24 @@ def consolidate(
         )
     table = mosaic.tables.read("pieces", ("tile", "key", "label"))
     text, *places = mosaic.name_spans()
-    write_consolidated(
-        path,
-        TileFiles(
-            mosaic.manifest.folder,
-            dict(enumerate(mosaic.tiles.paths)),
-            dict(enumerate(map(tuple, mosaic.tiles.boxes[:, :2].tolist()))),
-        ),
-        Shown(table["tile"], table["key"], table["label"].astype(np.int64) - 1),
-        Names(np.frombuffer(text, np.uint8), *places),
-        groups=mosaic.groups,
-        metadata=mosaic.metadata,
-        index=index,
-        progress=progress,
-        loose=_may_be_loose(mosaic.manifest.folder),
-        open_tile=mosaic.tiles.open,
-        storage_options=storage_options,
-    )
+    with claimed(path, "consolidate", storage_options=storage_options):
+        write_consolidated(
+            path,
+            TileFiles(
+                mosaic.manifest.folder,
+                dict(enumerate(mosaic.tiles.paths)),
+                dict(enumerate(map(tuple, mosaic.tiles.boxes[:, :2].tolist()))),
+            ),
+            Shown(table["tile"], table["key"], table["label"].astype(np.int64) - 1),
+            Names(np.frombuffer(text, np.uint8), *places),
+            groups=mosaic.groups,
+            metadata=mosaic.metadata,
+            index=index,
+            progress=progress,
+            loose=_may_be_loose(mosaic.manifest.folder),
+            open_tile=mosaic.tiles.open,
+            storage_options=storage_options,
+        )
 
 
 def _may_be_loose(folder: Folder) -> bool:

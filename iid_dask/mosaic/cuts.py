@@ -16,7 +16,6 @@ from iid_dask.format.folder import Folder
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.source import BytesSource
 from iid_dask.format.writer import IIDWriter
-from iid_dask.mosaic.folder import tile_reader
 from iid_dask.mosaic.grid import Tile
 from iid_dask.mosaic.survey import Entries, Survey, batches, entries_of, tail_crc
 from iid_dask.running import Work, run
@@ -95,8 +94,7 @@ def _cut_tiles(folder: Folder, parts: list[tuple[int, str, Tile, int, np.ndarray
 
 
 def _cut_tile(folder: Folder, number: int, path: str, tile: Tile, crc: int, keys: np.ndarray) -> Cut | None:
-    _refuse_changed(folder, path, crc)
-    reader = tile_reader(folder, path)
+    reader = RecordReader(BytesSource(_read_unchanged(folder, path, crc), folder.child(path)))
     # The name says what is in it: the same pieces make the same file, other ones another.
     stamp = zlib.crc32(keys.astype("<i8").tobytes(), crc)
     name = f"cuts/{posixpath.basename(path).removesuffix('.iid')}-{crc:08x}{stamp:08x}.iid"
@@ -107,7 +105,7 @@ def _cut_tile(folder: Folder, number: int, path: str, tile: Tile, crc: int, keys
     if not kept:
         return None
     metadata = {**reader.metadata, "mosaic": {**reader.metadata["mosaic"], "cut": True}}
-    with IIDWriter(folder.child(name), metadata=metadata, storage_options=folder.storage_options) as writer:
+    with IIDWriter(folder.inside(name), metadata=metadata, storage_options=folder.storage_options) as writer:
         for key, box, mask in kept:
             entry = reader[key]
             writer.add(entry.domain, entry.address, box, mask, groups=entry.groups)
@@ -124,14 +122,16 @@ def _cut_tile(folder: Folder, number: int, path: str, tile: Tile, crc: int, keys
     )
 
 
-def _refuse_changed(folder: Folder, path: str, crc: int) -> None:
+def _read_unchanged(folder: Folder, path: str, crc: int) -> bytes:
     folder.inside(path)
-    found = zlib.crc32(folder.read(path))
+    data = folder.read(path)
+    found = zlib.crc32(data)
     if found != crc:
         raise IIDChangedError(
             f"{folder}: {path} was written anew since the mosaic was finished: its crc32 is {found:#010x}, expected "
             f"{crc:#010x}; call iid_dask.finish again"
         )
+    return data
 
 
 def _cut_mask(entry: Entry, core: BBox) -> tuple[BBox, np.ndarray]:

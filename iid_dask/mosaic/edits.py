@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from iid_dask.errors import IIDStoreError
+from iid_dask.format.folder import Folder
 from iid_dask.mosaic.evidence import Evidence
 from iid_dask.mosaic.state import State
 from iid_dask.mosaic.tables import SCHEMAS, read_table
@@ -77,7 +77,7 @@ def whole_numbers(what: str, given: Any) -> np.ndarray:
     return numbers.astype(np.int64)
 
 
-def joins_within(folder: Path, found: State, segments: np.ndarray) -> np.ndarray:
+def joins_within(folder: Folder, found: State, segments: np.ndarray) -> np.ndarray:
     """Rows of the table of seams that join pieces of these segments."""
     count = found.manifest["counts"]["segments"]
     wrong = segments[(segments < 0) | (segments >= count)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from functools import partial
 
@@ -11,11 +10,12 @@ import numpy as np
 from iid_dask.bbox import BBox
 from iid_dask.cutting import spread
 from iid_dask.errors import IIDChangedError, IIDFormatError, IIDStoreError
+from iid_dask.format.folder import Folder, Stamp, stamp_of
 from iid_dask.format.layout import INDEX_TRAILER, Limits
 from iid_dask.format.reader import RecordReader, open_records
 from iid_dask.format.segments import SegmentColumns
-from iid_dask.format.source import LocalSource, gather
-from iid_dask.mosaic.folder import MAX_TILE_SIDE, inside, tile_readers
+from iid_dask.format.source import Source, gather
+from iid_dask.mosaic.folder import MAX_TILE_SIDE, tile_readers
 from iid_dask.mosaic.manifest import Tables
 from iid_dask.mosaic.part import PLACES, TilePart, joined
 from iid_dask.mosaic.recent import Recent
@@ -24,15 +24,14 @@ from iid_dask.once import Once
 KEPT = 2**27
 """Bytes of columns of tiles, and of parts, that a mosaic keeps."""
 
-_sources: Once[LocalSource] = Once(256)
+_sources: Once[Source] = Once(256)
 
 
-def forget(folder: str | os.PathLike[str]) -> None:
+def forget(folder: Folder) -> None:
     """Let go of the files of a folder that is about to be removed: an open one keeps its place on the disk."""
-    root = os.path.join(os.path.realpath(folder), "")
 
-    def is_below(file: LocalSource | RecordReader) -> bool:
-        return os.path.realpath(file.name).startswith(root)
+    def is_below(file: Source | RecordReader) -> bool:
+        return file.name.startswith(folder.child(""))
 
     _sources.drop(is_below)
     tile_readers.drop(is_below)
@@ -61,7 +60,7 @@ class MosaicFiles:
         self.boxes = np.stack([row, col, row + height, col + width], axis=1).reshape(-1, 4)
         self._refuse_unsound()
         self.starts = np.concatenate(([0], np.cumsum(self.columns["nbytes"])))
-        self._stamps: dict[int, tuple[str, tuple[int, int]]] = {}
+        self._stamps: dict[int, Stamp] = {}
         self._loaded, self._parts = Recent(KEPT), Recent(KEPT)
 
     def _refuse_unsound(self) -> None:
@@ -174,9 +173,11 @@ class MosaicFiles:
         IIDStoreError
             If it is missing, was changed, or belongs to another mosaic; says which, and the way out.
         """
-        path = inside(self.tables.manifest.folder, self.paths[tile])
+        folder, path = self.tables.manifest.folder, self.paths[tile]
+        folder.inside(path)
         try:
-            reader: RecordReader = open_records(str(path), verify=self.tables.verify, limits=self.limits)
+            source = folder.source(path)
+            reader: RecordReader = open_records(source, verify=self.tables.verify, limits=self.limits)
         except FileNotFoundError as error:
             raise self._changed(tile, "no such file", "a tile of the mosaic") from error
         row, col, bottom, right = self.boxes[tile].tolist()
@@ -194,27 +195,26 @@ class MosaicFiles:
         for name, (found, expected) in facts.items():
             if found != expected:
                 raise self._changed(tile, f"{name} {found!r:.80}", f"{expected!r:.80}")
-        if isinstance(source := reader.source, LocalSource):
-            known = self._stamps.setdefault(tile, (source.name, source.stamp))
-            if known != (source.name, source.stamp):
-                raise IIDChangedError(f"{source.name}: changed since opened; open the mosaic again")
+        if self._stamps.setdefault(tile, stamp_of(source)) != stamp_of(source):
+            raise IIDChangedError(f"{source.name}: changed since opened; open the mosaic again")
         return reader
 
     def _changed(self, tile: int, found: str, expected: str) -> IIDStoreError:
+        path = self.tables.manifest.folder.child(self.paths[tile])
         return IIDStoreError(
-            f"{self.tables.manifest.folder / self.paths[tile]}: tile {tile} of the mosaic: found {found}, expected "
-            f"{expected}: it is missing, was changed after the mosaic was finished, or is of another job; write it "
-            "again (iid_dask.write_tile), then call iid_dask.finish on the folder"
+            f"{path}: tile {tile} of the mosaic: found {found}, expected {expected}: it is missing, was changed after "
+            "the mosaic was finished, or is of another job; write it again (iid_dask.write_tile), then call "
+            "iid_dask.finish on the folder"
         )
 
-    def _source(self, tile: int) -> LocalSource:
+    def _source(self, tile: int) -> Source:
         if tile not in self._stamps:
             self.open(tile)
-        name, stamp = self._stamps[tile]
+        folder, path, stamp = self.tables.manifest.folder, self.paths[tile], self._stamps[tile]
         try:
-            return _sources.get((name, stamp), lambda: LocalSource(name, stamp))
+            return _sources.get((folder, path, stamp), lambda: folder.source(path, stamp))
         except FileNotFoundError as error:
-            raise IIDChangedError(f"{name}: gone since opened; open the mosaic again") from error
+            raise IIDChangedError(f"{folder.child(path)}: gone since opened; open the mosaic again") from error
 
     def read_bits(self, offsets: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Read ranges of the bytes of all files, laid one after another, each file with few requests.

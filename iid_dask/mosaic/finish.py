@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from iid_dask import kernels
 from iid_dask.errors import IIDStoreError
-from iid_dask.format.target import remove_all_abandoned
+from iid_dask.format.folder import Folder, FolderLike, as_folder
+from iid_dask.locks import claimed
 from iid_dask.mosaic import cuts, evidence, identity, rules, state
 from iid_dask.mosaic.areas import count_common
 from iid_dask.mosaic.folder import VERSION, Job, load_job
+from iid_dask.mosaic.grid import tile_name
 from iid_dask.mosaic.identity import Pieces
 from iid_dask.mosaic.naming import Lookup, Naming, groups_of, names_of, ordered_groups
 from iid_dask.mosaic.survey import Strings, Survey, survey
@@ -26,13 +28,14 @@ TILE = re.compile(r"r(\d+)_c(\d+)\.iid")
 
 
 def finish(
-    folder: str | os.PathLike[str],
+    folder: FolderLike,
     *,
     names: Lookup | None = None,
     domain: bytes = b"",
     groups: Lookup | None = None,
     rule: rules.Rule | None = None,
     progress: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Mosaic:
     """Make the tiles of a folder a mosaic: find out which pieces are one segment, and write its tables.
 
@@ -42,7 +45,7 @@ def finish(
     Parameters
     ----------
     folder
-        Begun with `prepare`, with a tile in every place of its grid.
+        Path or URL; begun with `prepare`, with a tile in every place of its grid.
     names : mapping or function, optional
         Label -> address, str or bytes. Labels are those of a label image; where they are local to their tiles, those
         of the mosaic (key + 1). Default: the label in decimal. Two labels of one name stay two segments.
@@ -55,6 +58,8 @@ def finish(
         What joins segments of local labels; default: that of the job's ``stitch``, with its defaults.
     progress
         Show bars.
+    storage_options : mapping, optional
+        For the fsspec file system of a URL.
 
     Returns
     -------
@@ -82,23 +87,22 @@ def finish(
     ...     mosaic.names()
     ([b'', b''], [b'seven', b'many'])
     """
-    folder = Path(folder).expanduser()
-    job = load_job(folder)
+    place = as_folder(folder, storage_options)
+    job = load_job(place)
     naming = Naming(names, domain, groups)
     rule = rules.checked(rule, job)
-    found = survey(folder, _tiles_there(folder, job), progress=progress)
-    check_cores(folder, found)
-    decided = None
-    if job.stitch in ("touch", "iou"):
-        decided = rules.decided(evidence.gather(folder, job, found, progress=progress), rule)
-    complete(folder, job, found, naming, decided, rule, progress=progress)
-    for part in (folder, folder / "tiles", folder / "cuts"):
-        if part.is_dir():
-            remove_all_abandoned(part)
-    return opened(folder)
+    with claimed(str(place), "finish", storage_options=place.storage_options):
+        found = survey(place, _tiles_there(place, job), progress=progress)
+        check_cores(place, found)
+        decided = None
+        if job.stitch in ("touch", "iou"):
+            decided = rules.decided(evidence.gather(place, job, found, progress=progress), rule)
+        complete(place, job, found, naming, decided, rule, progress=progress)
+        place.remove_abandoned("tiles", "cuts")
+    return opened(place)
 
 
-def opened(folder: str | os.PathLike[str]) -> Mosaic:
+def opened(folder: Folder) -> Mosaic:
     """Open the mosaic of a folder."""
     from iid_dask.mosaic.reader import open_mosaic  # it stands above this module
 
@@ -108,28 +112,29 @@ def opened(folder: str | os.PathLike[str]) -> Mosaic:
 # --- tiles ------------------------------------------------------------------------------------------------------
 
 
-def _tiles_there(folder: str | os.PathLike[str], job: Job) -> list[str]:
+def _tiles_there(folder: Folder, job: Job) -> list[str]:
     """Return the paths of the tiles by row and column of their origin; IIDStoreError if some are missing."""
     there: dict[str, tuple[int, int]] = {}
-    with os.scandir(Path(folder) / "tiles") as files:
-        for file in files:
-            if file.name.startswith(".") or not file.name.endswith(".iid"):
-                continue
-            match = TILE.fullmatch(file.name)
-            if match is None:
-                raise IIDStoreError(
-                    f"{file.path}: no name of a tile, expected r0000000_c0000000.iid with the row and column of its "
-                    "origin; move it out of the folder"
-                )
-            there[f"tiles/{file.name}"] = int(match[1]), int(match[2])
+    for name in folder.sizes("tiles"):
+        if name.startswith(".") or not name.endswith(".iid"):
+            continue
+        match = TILE.fullmatch(name)
+        if match is None:
+            raise IIDStoreError(
+                f"{folder.child(f'tiles/{name}')}: no name of a tile, expected r0000000_c0000000.iid with the row and "
+                "column of its origin; move it out of the folder"
+            )
+        there[f"tiles/{name}"] = int(match[1]), int(match[2])
+    if job.grid is not None and len(job.grid) > len(there):
+        # A damaged job may tell of more tiles than there is memory for their names.
+        known = sum(tile_name(origin) == name and job.grid.find(origin) is not None for name, origin in there.items())
+        first = islice((tile.name for tile in job.grid if tile.name not in there), 3)
+        raise _missing(folder, list(first), len(job.grid) - known, len(job.grid))
     wanted = job.origins
     if wanted is not None:
         missing = [name for name in wanted if name not in there]
         if missing:
-            raise IIDStoreError(
-                f"{folder}: {len(missing)} of {len(wanted)} tiles are missing: {', '.join(missing[:3])}"
-                f"{', …' if len(missing) > 3 else ''}; write them, then call finish again"
-            )
+            raise _missing(folder, missing[:3], len(missing), len(wanted))
         for name in sorted(there.keys() - wanted.keys()):
             raise IIDStoreError(
                 f"{folder}: {name} is none of the mosaic's {len(wanted)} tiles; move it out of the folder"
@@ -137,7 +142,14 @@ def _tiles_there(folder: str | os.PathLike[str], job: Job) -> list[str]:
     return sorted(there, key=lambda name: there[name])
 
 
-def check_cores(folder: str | os.PathLike[str], found: Survey) -> None:
+def _missing(folder: Folder, first: list[str], missing: int, wanted: int) -> IIDStoreError:
+    return IIDStoreError(
+        f"{folder}: {missing} of {wanted} tiles are missing: {', '.join(first)}"
+        f"{', …' if missing > len(first) else ''}; write them, then call finish again"
+    )
+
+
+def check_cores(folder: Folder, found: Survey) -> None:
     """Refuse tiles that own one pixel twice, by a sweep over rows."""
     cores = np.array([tuple(tile.core) for tile in found.places], np.int64).reshape(-1, 4)
     held = np.flatnonzero(np.all(cores[:, :2] < cores[:, 2:], axis=1))
@@ -157,7 +169,7 @@ def check_cores(folder: str | os.PathLike[str], found: Survey) -> None:
 
 
 def complete(
-    folder: str | os.PathLike[str],
+    folder: Folder,
     job: Job,
     found: Survey,
     naming: Naming,
@@ -198,11 +210,11 @@ def complete(
             "entry_groups": found.entries.groups,
         },
     }
-    state.save(Path(folder), manifest, tables)
+    state.save(folder, manifest, tables)
 
 
 def _pieces(
-    folder: str | os.PathLike[str], job: Job, found: Survey, decided: evidence.Evidence | None, *, progress: bool
+    folder: Folder, job: Job, found: Survey, decided: evidence.Evidence | None, *, progress: bool
 ) -> tuple[Pieces, list[cuts.Cut]]:
     """Return the pieces of segments, and the files that hold those which were cut to their tile's core."""
     entries = found.entries

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import posixpath
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from operator import index
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDFormatError, IIDLimitError, IIDStoreError
+from iid_dask.format.folder import Folder, FolderLike, as_folder
+from iid_dask.format.layout import Limits
 from iid_dask.format.metadata import encode_metadata
 from iid_dask.format.reader import RecordReader, open_records
-from iid_dask.format.target import atomic_write
+from iid_dask.format.sections import parse_json
 from iid_dask.mosaic.grid import Grid, Tile, tile_name
 from iid_dask.once import Once
 
@@ -198,7 +201,7 @@ def _check_sides(what: str, sides: object, least: int, most: int) -> None:
 
 
 def prepare(
-    folder: str | os.PathLike[str],
+    folder: FolderLike,
     shape: Sequence[int],
     *,
     stitch: Stitch | None = "label",
@@ -208,6 +211,7 @@ def prepare(
     identity: Sequence[str] = ("domain", "address"),
     on_duplicate: Literal["merge", "refuse"] = "merge",
     metadata: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Job:
     """Begin a mosaic: fix what is the same for all its tiles.
 
@@ -217,7 +221,7 @@ def prepare(
     Parameters
     ----------
     folder
-        Made if it is not there. All processes must reach it.
+        Path, made if it is not there, or URL. All processes must reach it.
     shape : (rows, columns)
         Of the mosaic, pixels.
     stitch, halo, connected, identity, on_duplicate
@@ -226,6 +230,8 @@ def prepare(
         Tiles form a grid, and `finish` names those that are missing. Default: they lie anywhere.
     metadata : mapping, optional
         Of the mosaic; its ``image`` is set to the shape, and may not contradict it.
+    storage_options : mapping, optional
+        For the fsspec file system of a URL.
 
     Raises
     ------
@@ -251,31 +257,31 @@ def prepare(
         on_duplicate,
         with_image_size(metadata or {}, size),
     )
-    return begin(folder, job)
+    return begin(as_folder(folder, storage_options), job)
 
 
-def begin(folder: str | os.PathLike[str], job: Job) -> Job:
+def begin(folder: FolderLike, job: Job) -> Job:
     """Write a job into its folder, or find it there."""
-    path = Path(folder).expanduser()
-    if (path / JOB).is_file():
-        there = load_job(path)
+    place = as_folder(folder)
+    if place.is_file(JOB):
+        there = load_job(place)
         if there != job:
-            raise IIDStoreError(f"{path}: holds a mosaic that was begun with other options: {_difference(there, job)}")
+            raise IIDStoreError(f"{place}: holds a mosaic that was begun with other options: {_difference(there, job)}")
         return job
-    _refuse_foreign(path)
-    (path / "tiles").mkdir(parents=True, exist_ok=True)
-    with atomic_write(path / JOB) as file:
+    _refuse_foreign(place)
+    place.make("tiles")
+    with place.write(JOB) as file:
         file.write(job._json().encode())
     return job
 
 
-def _refuse_foreign(path: Path) -> None:
+def _refuse_foreign(place: Folder) -> None:
     """Refuse to make a mosaic of a folder of something else."""
     # A killed process may have left the folder of tiles and temporary files, and another one writes the job just now.
     own = ("tiles", JOB, INPUT)
-    held = [name for name in os.listdir(path) if name not in own and name[0] != "."] if path.is_dir() else []
+    held = [name for name in place.sizes() if name not in own and name[0] != "."]
     if held:
-        raise IIDStoreError(f"{path}: holds {min(held)!r} and is no mosaic's; give a new folder, or an empty one")
+        raise IIDStoreError(f"{place}: holds {min(held)!r} and is no mosaic's; give a new folder, or an empty one")
 
 
 def _difference(there: Job, wanted: Job) -> str:
@@ -283,17 +289,18 @@ def _difference(there: Job, wanted: Job) -> str:
     return "; ".join(f"{name} is {old[name]!r:.80}, now {new[name]!r:.80}" for name in old if old[name] != new[name])
 
 
-def same_input(folder: str | os.PathLike[str], token: str) -> bool:
+def same_input(folder: FolderLike, token: str) -> bool:
     """Return whether a folder's tiles were begun from the image that a token tells, and note it there for later."""
-    path = Path(folder).expanduser() / INPUT
-    if path.is_file() and path.read_text() == token:
-        return True
-    with atomic_write(path) as file:
+    place = as_folder(folder)
+    with contextlib.suppress(FileNotFoundError):
+        if place.read(INPUT) == token.encode():
+            return True
+    with place.write(INPUT) as file:
         file.write(token.encode())
     return False
 
 
-def load_job(folder: str | os.PathLike[str]) -> Job:
+def load_job(folder: FolderLike) -> Job:
     """Return the job of a folder.
 
     Raises
@@ -303,29 +310,49 @@ def load_job(folder: str | os.PathLike[str]) -> Job:
     IIDFormatError
         If its file is damaged.
     """
-    path = Path(folder).expanduser() / JOB
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: begin the mosaic with iid_dask.prepare(folder, shape)")
-    data = path.read_bytes()
-    return _jobs.get((str(path), data), lambda: _parse_job(str(path), data))
+    place = as_folder(folder)
+    path = place.child(JOB)
+    try:
+        data = place.read(JOB)
+    except FileNotFoundError:
+        way_out = "begin the mosaic with iid_dask.prepare(folder, shape)"
+        raise FileNotFoundError(f"{path}: no such file: {way_out}") from None
+    return _jobs.get((path, data), lambda: _parse_job(path, data))
 
 
 _jobs: Once[Job] = Once(16)
 
 
 def _parse_job(path: str, data: bytes) -> Job:
+    def fail(found: str, expected: str = "what iid_dask.prepare wrote") -> IIDFormatError:
+        return IIDFormatError(path, "file", None, None, found, expected)
+
+    limits = Limits()
+    if len(data) > limits.max_meta:
+        raise fail(f"{len(data)} bytes", f"at most {limits.max_meta}")
+    # Metadata may be as deep as in a file; here they stand in an object.
+    values = parse_json(data, replace(limits, max_json_depth=limits.max_json_depth + 1), fail)
     try:
-        values = json.loads(data)
         version = values.pop("version")
         if version != VERSION:
             raise ValueError(f"version {version!r}, expected {VERSION}")
         for name in ("shape", "tile", "identity"):
             values[name] = values[name] if values[name] is None else tuple(values[name])
         if values["places"] is not None:
-            values["places"] = tuple((row, col) for row, col in values["places"])
+            values["places"] = tuple(as_pair("places", place) for place in values["places"])
+        if not isinstance(values["metadata"], dict):
+            raise TypeError(f"metadata {values['metadata']!r:.80}, expected an object")
         return Job(**values)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise IIDFormatError(path, "file", None, None, f"{error}", "what iid_dask.prepare wrote") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise fail(f"{error!s:.300}") from error
+
+
+def mosaic_folder(target: FolderLike, storage_options: Mapping[str, Any] | None = None) -> Folder:
+    """Return the folder of a mosaic that is given by itself, or by its manifest."""
+    if isinstance(target, Folder):
+        return target
+    path = os.fsdecode(os.fspath(target))
+    return as_folder(path.removesuffix(MANIFEST) if posixpath.basename(path) == MANIFEST else path, storage_options)
 
 
 def with_image_size(metadata: Mapping[str, Any], shape: Sequence[int]) -> dict[str, Any]:
@@ -355,34 +382,21 @@ def with_image_size(metadata: Mapping[str, Any], shape: Sequence[int]) -> dict[s
     return json.loads(encode_metadata(sized))
 
 
-def inside(folder: str | os.PathLike[str], path: object) -> Path:
-    """Return the file that a manifest or table names, which must lie in the mosaic's folder.
-
-    Raises
-    ------
-    IIDFormatError
-        For absolute paths, "..", URLs, and links that lead elsewhere.
-    """
-    root = Path(folder).expanduser()
-    if not isinstance(path, str) or not _is_plain(path):
-        raise IIDFormatError(str(root), "manifest", None, None, f"path {path!r:.120}", "a file within the folder")
-    found = root / path
-    if not found.resolve().is_relative_to(root.resolve()):
-        raise IIDFormatError(str(root), "manifest", None, None, f"path {path!r:.120}, a link", "a file within it")
-    return found
-
-
-def _is_plain(path: str) -> bool:
-    """Whether a path leads into its folder on every system."""
-    foreign = any(mark in path for mark in ("\\", ":", "\0"))
-    return not foreign and path == posixpath.normpath(path) and not path.startswith(("/", "."))
-
-
 tile_readers: Once[RecordReader] = Once(256)
 """Tiles that this process has open."""
 
 
-def tile_reader(folder: str | os.PathLike[str], path: str) -> RecordReader:
+OPEN = 64
+"""Tiles that a task has open: it asks a store once for each, and holds few of a process's descriptors."""
+
+
+def tiles_of(folder: FolderLike) -> Callable[[str], RecordReader]:
+    """Return what opens the tiles of a folder for one task, each by `tile_reader` when it is first asked for."""
+    place = as_folder(folder)
+    return lru_cache(OPEN)(lambda path: tile_reader(place, path))
+
+
+def tile_reader(folder: FolderLike, path: str) -> RecordReader:
     """Open a tile's file, or return this process's reader of it.
 
     Parameters
@@ -391,7 +405,7 @@ def tile_reader(folder: str | os.PathLike[str], path: str) -> RecordReader:
     path
         As tables name it, relative to the folder.
     """
-    file = inside(folder, path)
-    status = file.stat()
-    token = (str(file), status.st_mtime_ns, status.st_size)
-    return tile_readers.get(token, lambda: open_records(str(file)))
+    place = as_folder(folder)
+    place.inside(path)
+    stamp = place.stamp(path)
+    return tile_readers.get((place, path, stamp), lambda: open_records(place.source(path)))

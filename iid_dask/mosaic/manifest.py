@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from iid_dask.errors import IIDChangedError, IIDFormatError
+from iid_dask.format.folder import Folder, Stamp
 from iid_dask.format.layout import Limits
 from iid_dask.format.sections import brief, parse_json
-from iid_dask.mosaic.folder import MAX_MOSAIC_SIDE, VERSION, inside
+from iid_dask.mosaic.folder import MANIFEST, MAX_MOSAIC_SIDE, VERSION
 from iid_dask.mosaic.recent import Recent
-from iid_dask.mosaic.tables import SCHEMAS, read_table
+from iid_dask.mosaic.tables import SCHEMAS, TableFile, read_table, table_file
 
 TABLES = ("tiles", "segments", "pieces", "members")
 """Those that a reader needs."""
@@ -40,7 +37,7 @@ class Manifest:
 
     Attributes
     ----------
-    folder : Path
+    folder : Folder
     name : str
         Of the manifest's file, for messages.
     job : str
@@ -54,7 +51,7 @@ class Manifest:
         Name -> ``path``, ``rows``, ``nbytes`` and ``crc``.
     """
 
-    folder: Path
+    folder: Folder
     name: str
     job: str
     shape: tuple[int, int]
@@ -63,8 +60,8 @@ class Manifest:
     tables: dict[str, dict[str, Any]]
 
     @classmethod
-    def parse(cls, path: str, data: bytes, limits: Limits) -> Manifest:
-        """Check a manifest.
+    def parse(cls, folder: Folder, data: bytes, limits: Limits) -> Manifest:
+        """Check the manifest of a folder.
 
         Raises
         ------
@@ -72,12 +69,15 @@ class Manifest:
             For what `iid_dask.finish` does not write; says which field.
         """
 
+        path = folder.child(MANIFEST)
+
         def fail(found: str, expected: str) -> IIDFormatError:
             return IIDFormatError(path, "manifest", None, None, found, expected)
 
         if len(data) > limits.max_meta:
             raise fail(f"{len(data)} bytes", f"at most {limits.max_meta} (limits=)")
-        value = parse_json(data, limits, fail)
+        # Metadata may be as deep as in a file; here they stand in an object.
+        value = parse_json(data, replace(limits, max_json_depth=limits.max_json_depth + 1), fail)
         if not isinstance(value, dict):
             raise fail(f"a JSON {type(value).__name__}", "a JSON object")
         if value.get("version") != VERSION:
@@ -89,12 +89,12 @@ class Manifest:
         for name, listed in tables.items():
             if not _is_listed(listed):
                 raise fail(f"table {name} {brief(listed)}", "an object with path, rows, nbytes and crc")
-            inside(Path(path).parent, listed["path"])
+            folder.inside(listed["path"])
         if tables["segments"]["rows"] > MAX_SEGMENTS:
             raise fail(f"{tables['segments']['rows']} segments", f"at most {MAX_SEGMENTS}")
         height, width = value["shape"]
         groups = tuple(value["groups"])
-        return cls(Path(path).parent, path, value["job"], (height, width), value["metadata"], groups, tables)
+        return cls(folder, path, value["job"], (height, width), value["metadata"], groups, tables)
 
 
 def _is_count(value: object, most: int = 2**62) -> bool:
@@ -145,20 +145,22 @@ class Columns:
 
 
 class Tables:
-    """The tables of a mosaic; each file is compared with the manifest's checksum before its first use.
+    """The tables of a mosaic; each is compared with its checksums: a local file whole before its first use, an object
+    page by page as it is read.
 
     Parameters
     ----------
     manifest
-    stamp : (mtime_ns, size)
+    stamp
         Of the manifest's file when it was read: tables of another one are refused.
     verify
         Whether checksums are compared.
     """
 
-    def __init__(self, manifest: Manifest, stamp: tuple[int, int], *, verify: bool) -> None:
+    def __init__(self, manifest: Manifest, stamp: Stamp, *, verify: bool) -> None:
         self.manifest, self.stamp, self.verify = manifest, stamp, verify
         self._starts: dict[str, np.ndarray] = {}
+        self._files: dict[str, TableFile] = {}
         self._recent = Recent(KEPT)
 
     def rows(self, name: str) -> int:
@@ -210,23 +212,30 @@ class Tables:
         """Read columns, and refuse nulls: numpy makes floats of integers beside them."""
         listed = self.manifest.tables[name]
         try:
-            found = read_table(self.manifest.folder, listed, SCHEMAS[name], columns, row_groups=row_groups)
+            found = read_table(
+                self.manifest.folder,
+                listed,
+                SCHEMAS[name],
+                columns,
+                row_groups=row_groups,
+                file=self._files.get(name),
+            )
         except FileNotFoundError as error:
             raise self._gone(name) from error
         for column, values in found.items():
             null = values.dtype.kind not in "iu" if isinstance(values, np.ndarray) else values.null_count > 0
             if null:
-                path = self.manifest.folder / listed["path"]
-                raise IIDFormatError(str(path), "file", None, None, f"nulls in {column}", "none")
+                path = self.manifest.folder.child(listed["path"])
+                raise IIDFormatError(path, "file", None, None, f"nulls in {column}", "none")
         return Columns(found)
 
     def refuse_replaced(self) -> None:
         """Raise IIDChangedError if the manifest is not the one that was read any more."""
         try:
-            status = os.stat(self.manifest.name)
+            stamp = self.manifest.folder.stamp(MANIFEST)
         except FileNotFoundError:
             raise IIDChangedError(f"{self.manifest.name}: gone since opened; open the mosaic again") from None
-        if (status.st_mtime_ns, status.st_size) != self.stamp:
+        if stamp != self.stamp:
             raise IIDChangedError(f"{self.manifest.name}: changed since opened; open the mosaic again")
 
     def _checked(self, name: str) -> np.ndarray:
@@ -234,21 +243,16 @@ class Tables:
         self.refuse_replaced()
         if name not in self._starts:
             listed = self.manifest.tables[name]
-            path = inside(self.manifest.folder, listed["path"])
             try:
-                self._check_file(path, listed)
-                self._starts[name] = _row_groups(path, listed)
+                file = table_file(self.manifest.folder, listed, verify=self.verify)
+                if self.verify and file.source is None:
+                    check_crc(self.manifest.folder, listed["path"], listed["crc"])
+                self._starts[name] = _row_groups(file, listed)
+                if file.source is not None:
+                    self._files[name] = file
             except FileNotFoundError as error:
                 raise self._gone(name) from error
         return self._starts[name]
-
-    def _check_file(self, path: Path, listed: dict[str, Any]) -> None:
-        size = path.stat().st_size
-        if size != listed["nbytes"]:
-            raise IIDFormatError(str(path), "file", None, None, f"{size} bytes", f"{listed['nbytes']}")
-        crc = listed["crc"]
-        if self.verify and (found := file_crc(path)) != crc:
-            raise IIDFormatError(str(path), "file", None, None, f"crc32 {found:#010x}", f"{crc:#010x}")
 
     def _gone(self, name: str) -> IIDFormatError:
         self.refuse_replaced()  # who decides anew removes old tables when the new manifest is in place
@@ -263,22 +267,23 @@ class Tables:
         )
 
 
-def _row_groups(path: Path, listed: dict[str, Any]) -> np.ndarray:
+def _row_groups(file: TableFile, listed: dict[str, Any]) -> np.ndarray:
     """Return the first row of each row group, and the number of rows; int64."""
+    path = file.path
     try:
-        facts = pq.read_metadata(path)
-    except pa.ArrowException as error:
-        raise IIDFormatError(str(path), "file", None, None, f"{error}", "a Parquet file") from error
+        facts = file.facts
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise IIDFormatError(path, "file", None, None, f"{error!s:.300}", "a Parquet file") from error
     sizes = [facts.row_group(i).num_rows for i in range(facts.num_row_groups)]
     if facts.num_rows != listed["rows"] or sum(sizes) != listed["rows"]:
-        raise IIDFormatError(str(path), "file", None, None, f"{facts.num_rows} rows", f"{listed['rows']}")
+        raise IIDFormatError(path, "file", None, None, f"{facts.num_rows} rows", f"{listed['rows']}")
     return np.cumsum([0, *sizes], dtype=np.int64)
 
 
-def file_crc(path: str | os.PathLike[str]) -> int:
-    """Return the crc32 of a file."""
-    crc = 0
-    with open(path, "rb") as file:
-        while block := file.read(2**22):
-            crc = zlib.crc32(block, crc)
-    return crc
+def check_crc(folder: Folder, name: str, expected: int) -> None:
+    """Raise IIDFormatError for a file that has another crc32."""
+    found = folder.crc32(name)
+    if found != expected:
+        raise IIDFormatError(folder.child(name), "file", None, None, f"crc32 {found:#010x}", f"{expected:#010x}")

@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 import os
+import posixpath
 from collections.abc import Mapping
 from typing import Any
 
 from iid_dask.format.layout import Limits
+from iid_dask.format.objects import local_path
 from iid_dask.format.reader import open_records
-from iid_dask.mosaic.folder import JOB, MANIFEST
+from iid_dask.mosaic.folder import JOB, MANIFEST, mosaic_folder
 from iid_dask.reader import IIDReader
 
 
 def is_mosaic(target: object) -> bool:
-    """Whether a path is that of a mosaic: a folder with a manifest or a job, or a manifest."""
+    """Whether a path is that of a mosaic: a folder with a manifest or a job, or a manifest.
+
+    A URL is judged by its name alone; see `names_mosaic`.
+    """
     if not isinstance(target, str | os.PathLike):
         return False
-    path = os.fsdecode(target)
-    if "://" in path or "::" in path:
-        return False
-    path = os.path.expanduser(path)
+    local = local_path(target)
+    if local is None:
+        return posixpath.basename(os.fsdecode(target)) == MANIFEST and "::" not in os.fsdecode(target)
+    path = os.path.expanduser(local)
     if os.path.basename(path) == MANIFEST:
         return os.path.isfile(path)
     return any(os.path.isfile(os.path.join(path, name)) for name in (MANIFEST, JOB))
+
+
+def names_mosaic(target: object, storage_options: Mapping[str, Any] | None = None) -> bool:
+    """Whether a path or URL is that of a mosaic; its server is asked, unless the name is that of a file or manifest."""
+    if not isinstance(target, str | os.PathLike) or local_path(target) is not None or is_mosaic(target):
+        return is_mosaic(target)
+    url = os.fsdecode(target)
+    if "::" in url or url.startswith(("http://", "https://")) or url.lower().endswith(".iid"):
+        return False
+    folder = mosaic_folder(url, storage_options)
+    try:
+        return any(folder.is_file(name) for name in (MANIFEST, JOB))
+    except PermissionError:  # what stores say of objects that are not there to those who may not list
+        return False
 
 
 def open(
@@ -37,7 +56,8 @@ def open(
     Parameters
     ----------
     target : path, URL, bytes or binary file object
-        Anything that fsspec reads; ``~`` is expanded. A folder, or its ``mosaic.json``, is opened as a mosaic.
+        Anything that fsspec reads; ``~`` is expanded. A folder, or its ``mosaic.json``, is opened as a mosaic. A URL
+        that ends in ``.iid`` is that of a file; so is one of a web server, unless it ends in ``mosaic.json``.
     verify
         Compare what is read with the checksums of the file's index, if it has one. False reads damaged files.
     limits : Limits, optional
@@ -65,8 +85,8 @@ def open(
     ...     print(len(f), f.shape, list(f.groups))
     3155 (600, 1000) ['nation', 'states', 'counties']
     """
-    if is_mosaic(target):
+    if names_mosaic(target, storage_options):
         from iid_dask.mosaic.reader import open_mosaic
 
-        return open_mosaic(target, verify=verify, limits=limits)
+        return open_mosaic(target, verify=verify, limits=limits, storage_options=storage_options)
     return open_records(target, verify=verify, limits=limits, storage_options=storage_options, reader=IIDReader)

@@ -12,7 +12,6 @@ from iid_dask.cutting import spread
 from iid_dask.errors import IIDFormatError
 from iid_dask.format.layout import REGION_HEAD
 from iid_dask.format.segments import SegmentColumns
-from iid_dask.format.source import LOCAL_GAP
 
 if TYPE_CHECKING:
     from iid_dask.mosaic.files import MosaicFiles
@@ -62,7 +61,7 @@ class TilePart:
     @property
     def gap(self) -> int:
         """Bytes between two wanted ranges that are cheaper to read than to skip."""
-        return LOCAL_GAP
+        return self.files.tables.manifest.folder.gap
 
     def remember(self, what: Any, make: Callable[[], Any]) -> Any:
         """Return ``make()``, or what it returned when it was first asked for under this name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
@@ -11,10 +10,10 @@ import numpy as np
 
 from iid_dask import kernels
 from iid_dask.errors import IIDChangedError, IIDFormatError
+from iid_dask.format.folder import FolderLike, Stamp, stamp_of
 from iid_dask.format.layout import REGION_HEAD, SEGMENT_HEAD, SPARE
 from iid_dask.format.reader import RecordReader
-from iid_dask.format.source import LocalSource
-from iid_dask.format.target import put
+from iid_dask.format.target import Parts
 from iid_dask.mosaic.folder import tile_reader
 from iid_dask.mosaic.region_parts import BYTES, read_ranges
 
@@ -27,19 +26,19 @@ class TileFiles:
 
     Attributes
     ----------
-    folder : str
+    folder : path or Folder
     paths : mapping
         Number of a file -> its path, relative to the folder.
     origins : mapping
         Number of a file -> row and column of its first pixel in the mosaic.
     stamps : mapping
-        Number of a file -> (mtime_ns, size) when its columns were read.
+        Number of a file -> its stamp when its columns were read.
     """
 
-    folder: str
+    folder: FolderLike
     paths: Mapping[int, str]
     origins: Mapping[int, tuple[int, int]]
-    stamps: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    stamps: Mapping[int, Stamp] = field(default_factory=dict)
 
     def open(self, tile: int) -> RecordReader:
         """Return the reader of a file.
@@ -50,7 +49,7 @@ class TileFiles:
             If it is not the file any more whose columns were read.
         """
         reader = tile_reader(self.folder, self.paths[tile])
-        stamp = stamp_of(reader)
+        stamp = stamp_of(reader.source)
         if self.stamps.get(tile, stamp) != stamp:
             raise IIDChangedError(f"{reader.name}: changed while the mosaic was consolidated; do it again")
         return reader
@@ -67,12 +66,6 @@ class TileFiles:
             return {number: kept[number] for number in wanted & kept.keys()}
 
         return TileFiles(self.folder, some(self.paths), some(self.origins), some(self.stamps))
-
-
-def stamp_of(reader: RecordReader) -> tuple[int, int]:
-    """Return what changes when a file is replaced."""
-    source = reader.source
-    return source.stamp if isinstance(source, LocalSource) else (0, source.size)
 
 
 class Copies(NamedTuple):
@@ -209,15 +202,17 @@ def _build(files: TileFiles, bands: Bands, sources: Sources, out: np.ndarray, st
     kernels.or_parts(data, places * 8 + (begins & 7), stops - tops, widths, out, targets, steps)
 
 
-def write_range(path: str, base: int, files: TileFiles, part: Range, checksums: bool) -> tuple[int, int, np.ndarray]:
+def write_range(
+    target: Parts, base: int, files: TileFiles, part: Range, checksums: bool
+) -> tuple[int, int, np.ndarray]:
     """Put a range together and write it to its place in a file that is there.
 
     Done again, or twice at once, it writes the same bytes; done too late, it finds no file.
 
     Parameters
     ----------
-    path
-        Of the file, under its temporary name.
+    target
+        The file, under its temporary name, or where its parts are put.
     base
         Byte of the file where the segments section begins.
     files
@@ -239,7 +234,7 @@ def write_range(path: str, base: int, files: TileFiles, part: Range, checksums: 
     if checksums:
         spans = part.spans - part.start
         kernels.crc32s(data, spans[:-1], spans[1:], crcs)
-    put(os.fspath(path), base + part.start, data[:nbytes].data)
+    target.put(base + part.start, data[:nbytes].data)
     return base + part.start, nbytes, crcs
 
 

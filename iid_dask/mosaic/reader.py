@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,12 +15,13 @@ import numpy as np
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDFormatError, IIDStoreError
 from iid_dask.format.entry import Entry, Region
+from iid_dask.format.folder import FolderLike, folder_of, stamp_of
 from iid_dask.format.layout import IID_HEAD, REGION_HEAD, SEGMENT_HEAD, Limits
 from iid_dask.format.reopening import Reopened
 from iid_dask.format.segments import SegmentColumns
-from iid_dask.format.source import LOCAL_GAP, LocalSource, Source
+from iid_dask.format.source import Source
 from iid_dask.mosaic.files import MosaicFiles
-from iid_dask.mosaic.folder import JOB, MANIFEST
+from iid_dask.mosaic.folder import JOB, MANIFEST, mosaic_folder
 from iid_dask.mosaic.manifest import Manifest, Tables
 from iid_dask.mosaic.part import TilePart
 from iid_dask.mosaic.segments import SegmentTable, interleaved
@@ -48,7 +49,7 @@ class Mosaic(IIDReader, Parted):
     Attributes
     ----------
     name : str
-        Path of the folder.
+        Path or URL of the folder.
     manifest : Manifest
     tables : Tables
     tiles : MosaicFiles
@@ -74,10 +75,9 @@ class Mosaic(IIDReader, Parted):
         Reopened.__init__(self, source, verify=verify, limits=limits)
         self._memory, self._scanned = OrderedDict(), 0
         self.index = None
-        self.manifest = Manifest.parse(source.name, source.read(0, source.size), self.limits)
+        self.manifest = Manifest.parse(folder_of(source), source.read(0, source.size), self.limits)
         self.name = str(self.manifest.folder)
-        stamp = source.stamp if isinstance(source, LocalSource) else (0, source.size)
-        self.tables = Tables(self.manifest, stamp, verify=verify)
+        self.tables = Tables(self.manifest, stamp_of(source), verify=verify)
         self.tiles = MosaicFiles(self.tables, self.limits)
         self.shape = self.manifest.shape
         self.metadata, self.metadata_json = self.manifest.metadata, json.dumps(self.manifest.metadata)
@@ -128,7 +128,7 @@ class Mosaic(IIDReader, Parted):
     @property
     def gap(self) -> int:
         """Bytes between two wanted ranges that are cheaper to read than to skip."""
-        return LOCAL_GAP
+        return self.manifest.folder.gap
 
     def part(self, box: BBox) -> TilePart:
         """Return the tiles that meet a box as one file; only these are opened."""
@@ -195,13 +195,20 @@ class Mosaic(IIDReader, Parted):
         """
         from iid_dask.mosaic.seams import seams_table  # it stands above this module
 
-        return seams_table(self.name)
+        return seams_table(self.manifest.folder)
 
-    def to_iid(self, path: str | os.PathLike[str], *, index: bool = True, progress: bool = False) -> None:
+    def to_iid(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        index: bool = True,
+        progress: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the mosaic as one canonical ``.iid`` file; see `iid_dask.mosaic.consolidate.consolidate`."""
         from iid_dask.mosaic.consolidate import consolidate  # it stands above this module
 
-        consolidate(self, path, index=index, progress=progress)
+        consolidate(self, path, index=index, progress=progress, storage_options=storage_options)
 
 
 class MosaicEntry(Entry):
@@ -227,17 +234,25 @@ class MosaicEntry(Entry):
 # --- opening ----------------------------------------------------------------------------------------------------
 
 
-def open_mosaic(folder: str | os.PathLike[str], *, verify: bool = True, limits: Limits | None = None) -> Mosaic:
+def open_mosaic(
+    folder: FolderLike,
+    *,
+    verify: bool = True,
+    limits: Limits | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Mosaic:
     """Open a finished mosaic.
 
     Parameters
     ----------
     folder
-        Of the mosaic, or its ``mosaic.json``; ``~`` is expanded.
+        Path or URL of the mosaic, or of its ``mosaic.json``; ``~`` is expanded.
     verify
         Compare tables with the manifest's checksums, and what is read of tiles with their indexes.
     limits : Limits, optional
         What the mosaic may cost.
+    storage_options : mapping, optional
+        For the fsspec file system of a URL.
 
     Returns
     -------
@@ -253,16 +268,16 @@ def open_mosaic(folder: str | os.PathLike[str], *, verify: bool = True, limits: 
     IIDFormatError
         If its manifest or its list of tiles is damaged.
     """
-    path = Path(folder).expanduser()
-    if path.name != MANIFEST:
-        path = path / MANIFEST
-    if not path.is_file():
-        if (path.parent / JOB).is_file():
+    place = mosaic_folder(folder, storage_options)
+    try:
+        source = place.source(MANIFEST)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        if place.is_file(JOB):
             raise IIDStoreError(
-                f"{path.parent}: the mosaic was begun, but not finished: write all tiles, then call iid_dask.finish"
-            )
-        raise FileNotFoundError(f"{path}: no such file, expected the manifest of a mosaic")
-    source = LocalSource(str(path))
+                f"{place}: the mosaic was begun, but not finished: write all tiles, then call iid_dask.finish"
+            ) from None
+        path = place.child(MANIFEST)
+        raise FileNotFoundError(f"{path}: no such file, expected the manifest of a mosaic") from None
     try:
         return Mosaic(source, verify=verify, limits=limits)
     except BaseException:

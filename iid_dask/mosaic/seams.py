@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from iid_dask.errors import IIDFormatError
+from iid_dask.format.folder import Folder, FolderLike, as_folder
+from iid_dask.locks import claimed
 from iid_dask.mosaic.edits import check_columns, edited, joins_within, whole_numbers
 from iid_dask.mosaic.evidence import SCHEMA, Evidence
 from iid_dask.mosaic.finish import complete, opened
@@ -38,8 +40,15 @@ if TYPE_CHECKING:
 __all__ = ["IoU", "Rule", "Touch", "decide", "parse_rule", "seams_table", "undo"]
 
 
-def seams_table(folder: str | os.PathLike[str]) -> pd.DataFrame:
+def seams_table(folder: FolderLike, storage_options: Mapping[str, Any] | None = None) -> pd.DataFrame:
     """Return the table of seams of a finished mosaic, to look at, or to edit and give to `decide`.
+
+    Parameters
+    ----------
+    folder
+        Path or URL.
+    storage_options : mapping, optional
+        For the fsspec file system of a URL.
 
     Returns
     -------
@@ -54,7 +63,7 @@ def seams_table(folder: str | os.PathLike[str]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    found = load(Path(folder).expanduser())
+    found = load(as_folder(folder, storage_options))
     table = pd.DataFrame(found.evidence.columns())
     table.attrs["rule"] = found.manifest["rule"]
     return table
@@ -62,13 +71,14 @@ def seams_table(folder: str | os.PathLike[str]) -> pd.DataFrame:
 
 @overload
 def decide(
-    target: str | os.PathLike[str],
+    target: FolderLike,
     rule: Rule | None = None,
     *,
     seams: pd.DataFrame | None = None,
     names: Lookup | None = None,
     groups: Lookup | None = None,
     progress: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Mosaic: ...
 
 
@@ -77,21 +87,22 @@ def decide(target: pd.DataFrame, rule: Rule | None = None) -> pd.DataFrame: ...
 
 
 def decide(
-    target: str | os.PathLike[str] | pd.DataFrame,
+    target: FolderLike | pd.DataFrame,
     rule: Rule | None = None,
     *,
     seams: pd.DataFrame | None = None,
     names: Lookup | None = None,
     groups: Lookup | None = None,
     progress: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Mosaic | pd.DataFrame:
     """Decide again who is one in a finished mosaic, from its table of seams; no tile is segmented again.
 
     Parameters
     ----------
     target
-        Folder of a mosaic with ``stitch="touch"`` or ``"iou"``; or the table of its seams: then nothing is written,
-        and the table comes back with the scores and decisions of the rule.
+        Path or URL of a mosaic with ``stitch="touch"`` or ``"iou"``; or the table of its seams: then nothing is
+        written, and the table comes back with the scores and decisions of the rule.
     rule : Touch or IoU, optional
         Default: the one that decided last.
     seams : DataFrame, optional
@@ -101,6 +112,8 @@ def decide(
         As in `finish`; needed again where they were given there, because labels may be others now.
     progress
         Show bars.
+    storage_options : mapping, optional
+        For the fsspec file system of a URL.
 
     Returns
     -------
@@ -135,15 +148,16 @@ def decide(
     ...     len(mosaic)
     1
     """
-    if not isinstance(target, str | os.PathLike):
+    if not isinstance(target, str | os.PathLike | Folder):
         if progress or any(given is not None for given in (seams, names, groups)):
             raise TypeError("decide: seams=, names=, groups= and progress= go with a folder; a table is only decided")
         return _decided_table(target, rule)
-    path = Path(target).expanduser()
-    found = load(path)
-    evidence = found.evidence if seams is None else edited(found.evidence, seams, str(path))
-    _decide_again(path, found, evidence, rule, names, groups, progress)
-    return opened(path)
+    folder = as_folder(target, storage_options)
+    with claimed(str(folder), "decide", storage_options=folder.storage_options):
+        found = load(folder)
+        evidence = found.evidence if seams is None else edited(found.evidence, seams, str(folder))
+        _decide_again(folder, found, evidence, rule, names, groups, progress)
+    return opened(folder)
 
 
 def _decided_table(table: pd.DataFrame, rule: Rule | None) -> pd.DataFrame:
@@ -163,25 +177,26 @@ def _decided_table(table: pd.DataFrame, rule: Rule | None) -> pd.DataFrame:
 
 
 def undo(
-    folder: str | os.PathLike[str],
+    folder: FolderLike,
     *,
     pairs: Any = None,
     segments: Any = None,
     names: Lookup | None = None,
     groups: Lookup | None = None,
     progress: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> Mosaic:
     """Take joins back: no rule makes them again, until `finish` gathers the evidence anew.
 
     Parameters
     ----------
     folder
-        With ``stitch="touch"`` or ``"iou"``.
+        Path or URL of a mosaic with ``stitch="touch"`` or ``"iou"``.
     pairs : sequence of int, optional
         Rows of the table of seams.
     segments : sequence of int, optional
         Keys: all joins within each of these.
-    names, groups, progress
+    names, groups, progress, storage_options
         As in `decide`.
 
     Returns
@@ -220,23 +235,24 @@ def undo(
     """
     if pairs is None and segments is None:
         raise TypeError("undo: say which, pairs= or segments=")
-    path = Path(folder).expanduser()
-    found = load(path)
-    rows = whole_numbers("pairs", pairs)
-    wrong = rows[(rows < 0) | (rows >= len(found.evidence))]
-    if len(wrong):
-        raise IndexError(f"{path}: no row {wrong[0]} in the table of seams, which has {len(found.evidence)}")
-    if segments is not None:
-        rows = np.concatenate([rows, joins_within(path, found, whole_numbers("segments", segments))])
-    manual, decision = found.evidence.manual.copy(), found.evidence.decision.copy()
-    manual[rows], decision[rows] = True, False
-    evidence = replace(found.evidence, manual=manual, decision=decision)
-    _decide_again(path, found, evidence, None, names, groups, progress)
-    return opened(path)
+    place = as_folder(folder, storage_options)
+    with claimed(str(place), "undo", storage_options=place.storage_options):
+        found = load(place)
+        rows = whole_numbers("pairs", pairs)
+        wrong = rows[(rows < 0) | (rows >= len(found.evidence))]
+        if len(wrong):
+            raise IndexError(f"{place}: no row {wrong[0]} in the table of seams, which has {len(found.evidence)}")
+        if segments is not None:
+            rows = np.concatenate([rows, joins_within(place, found, whole_numbers("segments", segments))])
+        manual, decision = found.evidence.manual.copy(), found.evidence.decision.copy()
+        manual[rows], decision[rows] = True, False
+        evidence = replace(found.evidence, manual=manual, decision=decision)
+        _decide_again(place, found, evidence, None, names, groups, progress)
+    return opened(place)
 
 
 def _decide_again(
-    folder: Path,
+    folder: Folder,
     found: State,
     evidence: Evidence,
     rule: Rule | None,
@@ -246,7 +262,7 @@ def _decide_again(
 ) -> None:
     job, was = load_job(folder), found.manifest["naming"]
     if found.manifest["job"] != job.id:
-        raise IIDFormatError(str(folder / MANIFEST), "manifest", None, None, found.manifest["job"], f"job {job.id}")
+        raise IIDFormatError(folder.child(MANIFEST), "manifest", None, None, found.manifest["job"], f"job {job.id}")
     for what, value in (("names", names), ("groups", groups)):
         if was[what] and value is None:
             raise ValueError(f"{folder}: was finished with {what}=; labels may be others now, so give {what}= again")

@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,8 @@ import pyarrow as pa
 
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDFormatError, IIDStoreError
+from iid_dask.format.folder import Folder
 from iid_dask.format.layout import Limits
-from iid_dask.format.target import atomic_write
 from iid_dask.mosaic.cuts import Cut
 from iid_dask.mosaic.evidence import ENTRY_MEMBERS, Evidence
 from iid_dask.mosaic.evidence import SCHEMA as SEAMS
@@ -93,23 +92,23 @@ def _file_columns(found: Survey, made: list[Cut]) -> dict[str, Any]:
     }
 
 
-def save(folder: Path, manifest: dict[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> None:
+def save(folder: Folder, manifest: dict[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> None:
     """Write tables beside the old ones, then the manifest that names them, then remove the old ones."""
     schemas = {**SCHEMAS, "seams": SEAMS, "entry_members": ENTRY_MEMBERS}
     mark = _fingerprint(manifest, tables)
     listed = {
         name: write_table(folder, f"{name}-{mark}.parquet", columns, schemas[name]) for name, columns in tables.items()
     }
-    with atomic_write(folder / MANIFEST) as file:
+    with folder.write(MANIFEST) as file:
         file.write(json.dumps({**manifest, "tables": listed}, indent=1).encode())
     kept = {table["path"] for table in listed.values()}
-    for old in folder.glob("*-*.parquet"):
-        if re.fullmatch(rf"({'|'.join(schemas)})-[0-9a-f]{{16}}\.parquet", old.name) and old.name not in kept:
-            old.unlink(missing_ok=True)
+    for old in folder.sizes():
+        if re.fullmatch(rf"({'|'.join(schemas)})-[0-9a-f]{{16}}\.parquet", old) and old not in kept:
+            folder.remove(old)
     used = set(tables["tiles"]["path"])
-    for old in (folder / "cuts").glob("*.iid"):
-        if f"cuts/{old.name}" not in used:
-            old.unlink(missing_ok=True)
+    for old in folder.sizes("cuts"):
+        if old.endswith(".iid") and f"cuts/{old}" not in used:
+            folder.remove(f"cuts/{old}")
 
 
 def _fingerprint(manifest: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> str:
@@ -148,7 +147,7 @@ class State:
     evidence: Evidence
 
 
-def load(folder: Path) -> State:
+def load(folder: Folder) -> State:
     """Read what `save` wrote for a mosaic with seams.
 
     Raises
@@ -160,16 +159,17 @@ def load(folder: Path) -> State:
     IIDFormatError
         If its manifest or a table is damaged.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file: call iid_dask.finish(folder) first")
-    data = path.read_bytes()
-    Manifest.parse(str(path), data, Limits())
+    path = folder.child(MANIFEST)
+    try:
+        data = folder.read(MANIFEST)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file: call iid_dask.finish(folder) first") from None
+    Manifest.parse(folder, data, Limits())
     manifest = json.loads(data)
     naming = manifest.get("naming")
     if not isinstance(naming, dict) or not {"masks", "entry_groups"} <= set(naming) or "stitch" not in manifest:
         raise IIDFormatError(
-            str(path), "manifest", None, None, "no naming or no stitch", "what iid_dask.finish wrote; finish it again"
+            path, "manifest", None, None, "no naming or no stitch", "what iid_dask.finish wrote; finish it again"
         )
     tables = manifest["tables"]
     if "seams" not in tables:

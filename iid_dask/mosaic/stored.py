@@ -10,8 +10,9 @@ import numpy as np
 
 from iid_dask.cutting import spread
 from iid_dask.errors import IIDFormatError
+from iid_dask.format.folder import stamp_of
 from iid_dask.format.reader import RecordReader
-from iid_dask.mosaic.ranges import TileFiles, stamp_of
+from iid_dask.mosaic.ranges import TileFiles
 from iid_dask.mosaic.region_parts import Parts
 
 OpenTile = Callable[[int], RecordReader]
@@ -84,7 +85,7 @@ def stored(open_tile: OpenTile, files: TileFiles, shown: Shown) -> tuple[Stored,
         tile, wanted = int(tiles[start]), keys[start:stop]
         reader = open_tile(tile)
         _check_keys(reader.name, reader.live, wanted)
-        columns, stamps[tile] = reader.columns, stamp_of(reader)
+        columns, stamps[tile] = reader.columns, stamp_of(reader.source)
         first = columns.first_region[wanted].astype(np.int64)
         counts[start:stop] = columns.first_region[wanted + 1] - first
         areas[start:stop] = columns.areas[wanted]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from iid_dask.bbox import BBox
 from iid_dask.format.encode import Names, Segments, write_file
+from iid_dask.format.folder import FolderLike, as_folder
 from iid_dask.mosaic.blocks import Mask, block_crc, segments_of, segments_of_masks
 from iid_dask.mosaic.folder import Job, as_pair, load_job
 from iid_dask.mosaic.grid import Tile
@@ -46,13 +45,14 @@ class _Content:
 
 
 def write_tile(
-    folder: str | os.PathLike[str],
+    folder: FolderLike,
     content: np.ndarray | Iterable[Mask],
     origin: Sequence[int],
     *,
     shape: Sequence[int] | None = None,
     core: BBox | Sequence[int] | None = None,
     domain: bytes = b"",
+    storage_options: Mapping[str, Any] | None = None,
 ) -> TileWritten:
     """Write a block of a mosaic as one ``.iid`` file in its folder.
 
@@ -62,7 +62,7 @@ def write_tile(
     Parameters
     ----------
     folder
-        Of a mosaic that `iid_dask.prepare` began.
+        Path or URL of a mosaic that `iid_dask.prepare` began.
     content : array of integers or bool, shape (h, w), or iterable of masks
         A label array, 0 is background; or items (domain, address, bbox, mask) or (domain, address, bbox, mask, group
         or groups), boxes in the tile's pixels; they may overlap. A global label image (``stitch="label"``) and
@@ -76,6 +76,8 @@ def write_tile(
         Pixels of the mosaic that the tile owns where it overlaps others. Default: as the grid says, else all of it.
     domain : bytes
         Of the entries of a label array.
+    storage_options : mapping, optional
+        For the fsspec file system of a URL.
 
     Returns
     -------
@@ -99,7 +101,8 @@ def write_tile(
     >>> iid_dask.write_tile(folder, np.eye(500, dtype=bool), (0, 500))
     TileWritten(path='tiles/r0000000_c0000500.iid', entries=1, nbytes=...)
     """
-    job = load_job(folder)
+    place = as_folder(folder, storage_options)
+    job = load_job(place)
     start = as_pair("origin", origin)
     if isinstance(content, np.ma.MaskedArray):
         raise TypeError("content is a masked array, expected a plain one: give labels.filled(0)")
@@ -109,14 +112,15 @@ def write_tile(
     try:
         found = _of_masks(job, content, tile) if block is None else _of_labels(job, block, domain)
     except Exception as error:
-        error.add_note(f"in {tile.name} of {os.fspath(folder)}")
+        error.add_note(f"in {tile.name} of {place}")
         raise
     nbytes = write_file(
-        Path(folder).expanduser() / tile.name,
+        place.inside(tile.name),
         found.segments,
         found.names,
         groups=found.groups,
         metadata=tile_metadata(job, tile, found.input),
+        storage_options=place.storage_options,
     )
     return TileWritten(tile.name, len(found.names), nbytes)
 

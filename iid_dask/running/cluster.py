@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from functools import partial
+from itertools import count, islice
 from queue import Empty, SimpleQueue
+from types import NoneType
 from typing import Any
 
 from iid_dask.errors import IIDWorkerError
@@ -30,47 +33,74 @@ LARGE = 2**16
 
 WAY_OUT = "what is done is kept: the same call continues from there"
 
+Batch = tuple[int, int]
+"""Items, half-open."""
+
+Send = Callable[[int, int], Any]
+"""Batch -> the future of what it returns."""
+
 
 def run(client: Any, work: Work, done: Callable[[int, int], None]) -> list[Any]:
-    """Do all batches; see `iid_dask.running.run`.
+    """Do all batches; see `iid_dask.running.run`."""
+    from distributed.protocol.pickle import dumps
 
-    A result is fetched and let go as soon as it is there: the scheduler computes again whatever it is still asked to
-    hold when a worker dies.
-    """
-    flight, waiting = _Flight(client, work), iter(work.batches)
-    results: dict[int, Any] = {}
-    suspects: list[tuple[int, int]] = []
+    shared, job = work.shared, f"iid-{uuid.uuid4().hex}"
+    if len(dumps(shared)) > LARGE:
+        shared = client.submit(_same, shared, key=f"{job}-shared", pure=False)
+    numbers = count()
 
-    def land() -> None:
-        batch, future = flight.land()
-        if _was_killed(future):
-            suspects.append(batch)
-        else:
-            results[batch[0]] = flight.result(future)
+    def send(start: int, stop: int) -> Any:
+        return client.submit(work.call(start, stop), shared, key=f"{job}-{next(numbers)}", pure=False)
+
+    return _do(_Flight(client, send, work.about), work.batches, done)
+
+
+def run_graph(
+    client: Any, tasks: Sequence[Any], about: Callable[[int], str], done: Callable[[int, int], None]
+) -> list[Any]:
+    """Compute delayed tasks; see `iid_dask.running.run_graph`."""
+    # All at once: they share what they are computed from.
+    futures = dict(enumerate(client.compute(list(tasks))))
+
+    def send(start: int, stop: int) -> Any:
+        future = futures.pop(start, None)
+        return client.compute(tasks[start]) if future is None else future
+
+    return _do(_Flight(client, send, about, most=len(tasks)), [(i, i + 1) for i in range(len(tasks))], done)
+
+
+def _do(flight: _Flight, batches: Iterable[Batch], done: Callable[[int, int], None]) -> list[Any]:
+    """Do batches, and those that workers die of again, item by item, to name the one."""
+    waiting, results = iter(batches), {}
+    suspects: list[Batch] = []
+
+    def land() -> bool:
+        """Keep what is back; False if there was nothing to wait for."""
+        landed, killed = flight.land()
+        suspects.extend(killed)
+        results.update({batch[0]: result for batch, result in landed.items()})
+        for batch in landed:
             done(*batch)
+        return bool(landed or killed)
 
     try:
-        more = True
-        while more or suspects or flight.under_way:
-            while more and not suspects and flight.has_room:
-                batch = next(waiting, None)
-                more = batch is not None
-                if batch is not None:
-                    flight.launch(*batch)
-            if flight.under_way:
-                land()
+        while True:
+            for batch in islice(waiting, 0 if suspects else flight.room):
+                flight.launch(*batch)
+            if land():
                 continue
+            if not suspects:
+                return [results[start] for start in sorted(results)]
             # Nothing else is under way: whose workers die now is the one.
-            alone, suspects = suspects, []
-            for item in (item for batch in alone for item in range(*batch)):
+            items, suspects = [item for batch in suspects for item in range(*batch)], []
+            for item in items:
                 flight.launch(item, item + 1)
                 land()
                 if suspects:
-                    raise _poison(work.about(item))
+                    raise _poison(flight.about(item))
     except BaseException:
         flight.cancel()
         raise
-    return [results[start] for start in sorted(results)]
 
 
 class _Flight:
@@ -79,112 +109,119 @@ class _Flight:
     Parameters
     ----------
     client : distributed.Client
-    work : Work
+    send : Send
+    about : callable
+        Item -> what messages call it.
+    most : int, optional
+        Batches under way; default: by the threads of the cluster.
     """
 
-    def __init__(self, client: Any, work: Work) -> None:
-        self.client, self.work = client, work
-        self.under_way: dict[Any, tuple[int, int]] = {}
-        self._futures: dict[Any, Any] = {}
+    def __init__(self, client: Any, send: Send, about: Callable[[int], str], most: int | None = None) -> None:
+        self.client, self.send, self.about, self._most = client, send, about, most
+        self._under_way: dict[Any, Batch] = {}
         self._landed: SimpleQueue[Any] = SimpleQueue()
-        self._job = uuid.uuid4().hex
-        self._launched = 0
         self._seen = time.monotonic()
-        self._room = AT_LEAST
         self._had_workers = False
         self._look()
-        from distributed.protocol.pickle import dumps
-
-        large = len(dumps(work.shared)) > LARGE
-        self._shared = client.submit(_same, work.shared, pure=False) if large else work.shared
 
     @property
-    def has_room(self) -> bool:
-        """Whether another batch may be sent."""
-        return len(self.under_way) < self._room
+    def room(self) -> int:
+        """How many more batches may be sent."""
+        return max(0, (self._most or max(AT_LEAST, A_THREAD * self._threads)) - len(self._under_way))
 
     def launch(self, start: int, stop: int) -> None:
         """Send a batch."""
-        key = f"iid-{self._job}-{self._launched}"
-        self._launched += 1
-        future = self.client.submit(self.work.call(start, stop), self._shared, key=key, pure=False)
-        self.under_way[key], self._futures[key] = (start, stop), future
+        future = self.send(start, stop)
+        self._under_way[future] = (start, stop)
         future.add_done_callback(self._landed.put)
 
-    def land(self) -> tuple[tuple[int, int], Any]:
-        """Wait for a batch that is back, and return it with its future."""
-        while True:
+    def land(self) -> tuple[dict[Batch, Any], list[Batch]]:
+        """Wait until batches are back, and return what they returned, and those that killed their workers.
+
+        They are let go: the scheduler computes again whatever it is still asked to hold when a worker dies.
+        """
+        from distributed import KilledWorker
+
+        if not self._under_way:
+            return {}, []
+        back = self._wait()
+        results = self._fetch([future for future in back if _returned_something(future)])
+        landed, killed = {}, []
+        for future in back:
+            if future.status == "cancelled":
+                raise _gone() from None
+            batch = self._under_way.pop(future)
+            if future.status != "error":
+                landed[batch] = results.get(future)
+            elif isinstance(future.exception(), KilledWorker):
+                killed.append(batch)
+            else:
+                future.result()  # raises
+        return landed, killed
+
+    def _wait(self) -> list[Any]:
+        """Return the futures that are done, at least one."""
+        back: list[Any] = []
+        while not back:
             if time.monotonic() - self._looked > LOOK:
                 self._look()
-            try:
-                future = self._landed.get(timeout=LOOK)
-            except Empty:
-                continue
-            del self._futures[future.key]
-            return self.under_way.pop(future.key), future
+            with suppress(Empty):
+                back.append(self._landed.get(timeout=LOOK))
+        with suppress(Empty):
+            while True:
+                back.append(self._landed.get_nowait())
+        # Somebody did them, though workers may die so soon that no look finds one.
+        self._seen = time.monotonic()
+        return back
 
-    def result(self, future: Any) -> Any:
-        """Return what a batch returned; its worker may die before it is fetched, then another one makes it again."""
-        while True:
+    def _fetch(self, futures: list[Any]) -> dict[Any, Any]:
+        """Return results, all by one request; workers may die before, then others make them again, or die as well."""
+        while futures:
+            gather = partial(self.client.gather, futures, asynchronous=True)
             try:
-                return future.result(timeout=LOOK)
-            except TimeoutError:
-                if future.status == "error":  # the batch's own
-                    raise
-                self._look()
+                return dict(zip(futures, self.client.sync(gather, callback_timeout=LOOK), strict=True))
             except CancelledError as error:
-                raise IIDWorkerError(
-                    f"the scheduler is gone, or it was told to drop the job's tasks; {WAY_OUT}"
-                ) from error
+                raise _gone() from error
+            except Exception as error:
+                left = [future for future in futures if future.status != "error"]
+                if len(left) == len(futures):
+                    if not isinstance(error, TimeoutError):
+                        raise
+                    self._look()
+                futures = left
+        return {}
 
     def _look(self) -> None:
         """Count the workers' threads; give up when there are none for long."""
         self._looked = time.monotonic()
-        threads = sum(self.client.nthreads().values())
-        self._room = max(AT_LEAST, A_THREAD * threads)
-        if threads:
+        self._threads = sum(self.client.nthreads().values())
+        if self._threads:
             self._had_workers, self._seen = True, self._looked
         elif self._had_workers and self._looked - self._seen > PATIENCE:
-            waits = min(self.under_way.values(), default=(0, 0))
+            waits = min(self._under_way.values(), default=(0, 0))
             raise IIDWorkerError(
-                f"no worker is left since {self._looked - self._seen:.0f} s, and {len(self.under_way)} batches wait, "
-                f"the first at {self.work.about(waits[0])}; start workers, and see the logs of those that are gone; "
+                f"no worker is left since {self._looked - self._seen:.0f} s, and {len(self._under_way)} batches wait, "
+                f"the first at {self.about(waits[0])}; start workers, and see the logs of those that are gone; "
                 f"{WAY_OUT}"
             )
 
     def cancel(self) -> None:
         """Forget what is under way; what runs already runs on."""
         with suppress(OSError, RuntimeError, TimeoutError):  # the scheduler may be what is gone
-            self.client.cancel(list(self._futures.values()))
-
-
-def run_graph(client: Any, tasks: Sequence[Any], done: Callable[[Any], None]) -> list[Any]:
-    """Compute delayed tasks; see `iid_dask.running.run_graph`."""
-    from distributed import as_completed
-
-    futures = client.compute(list(tasks))
-    results = {}
-    try:
-        for future in as_completed(futures):
-            if _was_killed(future):
-                raise _poison(str(future.key))
-            results[future.key] = future.result()
-            future.release()
-            done(future.key)
-    except BaseException:
-        client.cancel(futures)
-        raise
-    return [results[task.key] for task in tasks]
+            self.client.cancel(list(self._under_way))
 
 
 def _same(shared: Any) -> Any:
     return shared
 
 
-def _was_killed(future: Any) -> bool:
-    from distributed import KilledWorker
+def _returned_something(future: Any) -> bool:
+    """Whether a result is to be fetched: a round trip over scheduler and worker, and most jobs return None."""
+    return future.status not in ("error", "cancelled") and future.type is not NoneType
 
-    return future.status == "error" and isinstance(future.exception(), KilledWorker)
+
+def _gone() -> IIDWorkerError:
+    return IIDWorkerError(f"the scheduler is gone, or it was told to drop the job's tasks; {WAY_OUT}")
 
 
 def _poison(what: str) -> IIDWorkerError:

@@ -51,7 +51,13 @@ def run(work: Work, title: str, *, progress: bool) -> list[Any]:
         return _compute(calls, lambda key: done(*of[key]))
 
 
-def run_graph(tasks: Sequence[Any], title: str, *, progress: bool, pixels: int = 0) -> list[Any]:
+def _task(number: int) -> str:
+    return f"task {number}"
+
+
+def run_graph(
+    tasks: Sequence[Any], title: str, *, progress: bool, pixels: int = 0, about: Callable[[int], str] = _task
+) -> list[Any]:
     """Compute delayed tasks that share parts of a dask graph, and return their results in order.
 
     Parameters
@@ -61,16 +67,21 @@ def run_graph(tasks: Sequence[Any], title: str, *, progress: bool, pixels: int =
         As for `run`.
     pixels
         That each makes, on average.
+    about
+        Number of a task -> what messages call it.
+
+    Raises
+    ------
+    IIDWorkerError
+        If workers die of a task, or none is left.
+    Exception
+        What a task raises.
     """
     with bar(title, len(tasks), shown=progress) as tick:
-
-        def done(key: Any) -> None:
-            tick(1, pixels)
-
         client = client_in_scope()
         if client is not None:
-            return cluster.run_graph(client, tasks, done)
-        return _compute(tasks, done)
+            return cluster.run_graph(client, tasks, about, lambda start, stop: tick(stop - start, pixels))
+        return _compute(tasks, lambda key: tick(1, pixels))
 
 
 def _delayed(call: Callable[[], Any]) -> Any:
