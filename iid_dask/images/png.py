@@ -9,29 +9,22 @@ import numpy as np
 
 from iid_dask.bbox import BBox
 from iid_dask.images.image import as_plane, check_inside, library
-from iid_dask.images.raw import source_of, stamp_of
+from iid_dask.images.local import LocalImage, stamp_of
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
 
 
 @dataclass(frozen=True)
-class PngImage:
+class PngImage(LocalImage):
     """A greyscale PNG of 8 or 16 bits.
 
     Attributes
     ----------
-    name : str
-        Absolute path.
-    stamp : (mtime in ns, bytes)
-    shape : (rows, cols)
     dtype : numpy.dtype
         uint8 or uint16.
     """
 
-    name: str
-    stamp: tuple[int, int]
-    shape: tuple[int, int]
     dtype: np.dtype
 
     @property
@@ -42,7 +35,7 @@ class PngImage:
     def read(self, box: BBox) -> np.ndarray:
         """Return the pixels of a window."""
         check_inside(self, box)
-        data = source_of(self.name, self.stamp).read(0, self.stamp[1])
+        data = self.source.read(0, self.stamp[1])
         try:
             pixels = library("imagecodecs", self.name).png_decode(data)
         except RuntimeError as error:
@@ -51,14 +44,6 @@ class PngImage:
             raise ValueError(f"{self.name}: found {pixels.shape} {pixels.dtype}, expected {self.shape} {self.dtype}: "
                              "its transparent colour cannot be a label; write it again without")  # fmt: skip
         return pixels[box.slices]
-
-    def part(self, box: BBox) -> PngImage:
-        """Return the image itself, which is small."""
-        return self
-
-    def token(self) -> str:
-        """Path and stamp."""
-        return f"png {self.name} {self.stamp}"
 
 
 def open_png(path: str) -> PngImage:

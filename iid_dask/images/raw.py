@@ -9,34 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from iid_dask.bbox import BBox
-from iid_dask.format.source import LocalSource
 from iid_dask.images.image import as_label_dtype, as_plane, check_inside
-from iid_dask.once import Once
-
-_SOURCES: Once[LocalSource] = Once(32)
-
-
-def source_of(path: str, stamp: tuple[int, int]) -> LocalSource:
-    """Return the open file, kept by this process; IIDChangedError if it is not what it was."""
-    return _SOURCES.get((path, stamp), lambda: LocalSource(path, stamp))
-
-
-def stamp_of(path: str) -> tuple[int, int]:
-    """Return what tells this version of a file from others: time of its last change in ns, and size in bytes."""
-    status = os.stat(path)
-    return status.st_mtime_ns, status.st_size
+from iid_dask.images.local import LocalImage, stamp_of
 
 
 @dataclass(frozen=True)
-class RawImage:
+class RawImage(LocalImage):
     """Lines of pixels at equal distances in a file, read by position: a map of a file cut short would end the process.
 
     Attributes
     ----------
-    name : str
-        Absolute path.
-    stamp : (mtime in ns, bytes)
-    shape : (rows, cols)
     stored : numpy.dtype
         In the byte order of the file.
     offset : int
@@ -47,9 +29,6 @@ class RawImage:
         Lines are columns, not rows.
     """
 
-    name: str
-    stamp: tuple[int, int]
-    shape: tuple[int, int]
     stored: np.dtype
     offset: int
     stride: int
@@ -82,18 +61,9 @@ class RawImage:
         if self.stride == box.width * itemsize:
             starts, lengths = starts[:1], lengths[:1] * box.height
         if out.size:
-            source_of(self.name, self.stamp).read_many(starts, lengths, out.reshape(-1).view(np.uint8))
+            self.source.read_many(starts, lengths, out.reshape(-1).view(np.uint8))
         out = out.astype(self.dtype, copy=False)
         return out.T if self.transposed else out
-
-    def part(self, box: BBox) -> RawImage:
-        """Return the image itself, which is small."""
-        return self
-
-    def token(self) -> str:
-        """Path, stamp and place."""
-        place = self.shape, self.stored.str, self.offset, self.stride, self.transposed
-        return f"raw {self.name} {self.stamp} {place}"
 
 
 def open_npy(path: str) -> RawImage:

@@ -11,7 +11,8 @@ import numpy as np
 from iid_dask.bbox import BBox
 from iid_dask.format.source import LocalSource, gather
 from iid_dask.images.image import as_label_dtype, as_plane, check_inside, library, slices_from
-from iid_dask.images.raw import RawImage, source_of, stamp_of
+from iid_dask.images.local import LocalImage, stamp_of
+from iid_dask.images.raw import RawImage
 from iid_dask.once import Once
 
 
@@ -102,23 +103,16 @@ def _page(path: str, stamp: tuple[int, int]) -> _Page:
 
 
 @dataclass(frozen=True)
-class TiffImage:
+class TiffImage(LocalImage):
     """A TIFF or BigTIFF of one page, tiled or striped, compressed or not.
 
     Attributes
     ----------
-    name : str
-        Absolute path.
-    stamp : (mtime in ns, bytes)
-    shape : (rows, cols)
     dtype : numpy.dtype
     blocks : (rows, cols)
         Of a tile or strip.
     """
 
-    name: str
-    stamp: tuple[int, int]
-    shape: tuple[int, int]
     dtype: np.dtype
     blocks: tuple[int, int]
 
@@ -126,16 +120,8 @@ class TiffImage:
         """Return the pixels of a window."""
         check_inside(self, box)
         # The source first: it refuses a file that was replaced, whose header would tell something else.
-        source = source_of(self.name, self.stamp)
+        source = self.source
         return _read(_page(self.name, self.stamp), source, box, self.dtype)
-
-    def part(self, box: BBox) -> TiffImage:
-        """Return the image itself, which is small."""
-        return self
-
-    def token(self) -> str:
-        """Path and stamp."""
-        return f"tiff {self.name} {self.stamp}"
 
 
 def _touched(page: _Page, box: BBox) -> np.ndarray:
