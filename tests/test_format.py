@@ -21,6 +21,7 @@ from reading import DATA, everything
 
 import iid_dask
 from iid_dask.bbox import BBox
+from iid_dask.format.coalescing import MAX_WASTE
 from iid_dask.format.source import MAX_RANGE, BytesSource, LocalSource, RemoteSource, coalesce, gather
 
 FILES = ("corner", "edge", "empty", "nuclei", "us")
@@ -570,6 +571,18 @@ def test_coalesced_reads_cover_every_range(spans: list[tuple[int, int]], gap: in
         if length:
             assert int(starts[read]) + inside == offset
             assert inside + length <= int(sizes[read])
+
+
+def test_ranges_far_apart_do_not_read_all_between_them() -> None:
+    near, far = np.arange(5000) * 1000, 10**8 + np.arange(5000) * 200_000
+    offsets = np.random.default_rng(1).permutation(np.concatenate([near, far]))
+    lengths = np.full(len(offsets), 100)
+    starts, sizes, _ = coalesce(offsets, lengths, 2**18)
+    assert int(sizes.sum()) <= int(lengths.sum()) + MAX_WASTE
+    assert len(starts) <= 5000 + 5  # the near ones are one read in each of the first blocks
+    starts, sizes, _ = coalesce(far, np.full(len(far), 150_000), 2**18)
+    assert int(sizes.sum()) <= 2 * 5000 * 150_000
+    assert len(starts) <= -(-int(sizes.sum()) // MAX_RANGE) + 2
 
 
 @given(st.lists(st.tuples(st.integers(0, 250), st.integers(0, 6)), max_size=10), st.integers(0, 20), st.integers(0, 9))

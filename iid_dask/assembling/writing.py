@@ -52,25 +52,29 @@ class Writer:
         """Write tiles of an image that this process can read; return how many were written, and how many kept."""
         written = 0
         for box in tiles:
-            if self.resume == "trust" and self._stored(box) is not None:
-                continue
-            written += self._put(box, image.read(box))
+            stored = self._stored(box)
+            if stored is None or self.resume != "trust":
+                written += self._put(box, image.read(box), stored)
         return written, len(tiles) - written
 
     def put(self, box: BBox, block: np.ndarray) -> tuple[int, int]:
         """Write one tile from its pixels."""
-        written = self._put(box, block)
+        written = self._put(box, block, self._stored(box))
         return written, 1 - written
 
-    def _put(self, box: BBox, block: np.ndarray) -> int:
-        stored = self._stored(box) if self.resume else None
+    def _put(self, box: BBox, block: np.ndarray, stored: int | None) -> int:
         if stored is not None and stored == block_crc(block):
             return 0
         write_tile(self.folder, block, (box.min_row, box.min_col))
         return 1
 
     def _stored(self, box: BBox) -> int | None:
-        """Return the crc32 of the pixels that a tile of this job was made from; None where it is not there, whole."""
+        """Return the crc32 of the pixels that a tile of this job was made from; None where it is not there, whole.
+
+        None also where tiles are to be made again whatever is there.
+        """
+        if not self.resume:
+            return None
         tile = Tile(box, box)
         try:
             with open_records(self.folder.source(tile.name)) as reader:
