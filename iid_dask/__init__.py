@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from iid_dask.names import from_text as from_text
     from iid_dask.names import to_text as to_text
     from iid_dask.overlapping import overlaps as overlaps
+    from iid_dask.plans import plan as plan
     from iid_dask.plot import write_png as write_png
     from iid_dask.reader import IIDReader as IIDReader
 
@@ -90,6 +91,7 @@ _HOMES = {
     "open_mosaic": "iid_dask.mosaic.reader",
     "open_zarr": "iid_dask.export.completion",
     "overlaps": "iid_dask.overlapping",
+    "plan": "iid_dask.plans",
     "prepare": "iid_dask.mosaic.folder",
     "read_entries": "iid_dask.entries",
     "read_files": "iid_dask.entries",

@@ -11,18 +11,24 @@ import numpy as np
 import pandas as pd
 
 from iid_dask.apart import taken_apart, thinned
+from iid_dask.costs import columns_bytes, region_boxes, stored_bytes
 from iid_dask.cutting import as_nbytes, split
 from iid_dask.errors import IIDFormatError
 from iid_dask.format.reader import RecordReader, open_records
 from iid_dask.lookup import as_keys
-from iid_dask.pairs import Bits, Regions, added_up, codes, common_pixels, decoded, meeting
+from iid_dask.pairs import BYTES, PAIRS, Bits, Regions, added_up, codes, common_pixels, decoded, meeting
 from iid_dask.pieces import Parted
+from iid_dask.running.admission import admit
+from iid_dask.running.plan import TABLES_BYTES, Plan
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
 
 AREA = 12
 """Byte of a segment at which its area stands."""
+
+PAIR, SWEPT, TASK = 500, 300, 4096
+"""Bytes of memory of a pair that is compared, of a region whose box is, and of a task in the process that calls."""
 
 BLOCKSIZE = 2**24
 """Bytes of the masks of which a task looks for partners."""
@@ -73,6 +79,8 @@ def overlaps(
         For keys that are no integers.
     ValueError
         For ``min_pixels`` below 1, or a ``blocksize`` that is none.
+    IIDLimitError
+        If workers have too little memory; see `iid_dask.plan`.
     IIDFormatError
         In a task: for an entry that shares more pixels than the area that the file states.
 
@@ -97,7 +105,29 @@ def overlaps(
     search = _Search.of(reader, keys, min_pixels)
     every = search.all_keys
     spans = split(every, reader.lut["segment_length"][every].astype(np.int64), nbytes)
+    admit(_plan(search, len(spans)))
     return dd.from_map(_rows, spans or [(0, -1)], meta=_frame(), label="overlaps", search=search)
+
+
+def _plan(search: _Search, tasks: int) -> Plan:
+    """Return what the search takes."""
+    reader = search.reader
+    return Plan(
+        f"overlaps of {reader.name}",
+        tasks,
+        tasks,
+        stored_bytes(reader),
+        None,
+        0,
+        TABLES_BYTES + columns_bytes(reader),
+        search_bytes(reader),
+        tasks * TASK,
+    )
+
+
+def search_bytes(reader: RecordReader) -> int:
+    """Bytes of memory of a thread that looks for pairs: masks, pairs that are compared, boxes of all entries."""
+    return min(2 * BYTES, 3 * stored_bytes(reader)) + PAIRS * PAIR + len(region_boxes(reader)) * SWEPT
 
 
 def table(reader: RecordReader, keys: Any = None, *, min_pixels: int = 1) -> pd.DataFrame:

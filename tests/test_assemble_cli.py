@@ -87,7 +87,7 @@ def test_dry_run_says_tiles_tasks_and_memory_and_writes_nothing(image):
     assert "129 x 140 pixels, 25 tiles in" in output
     assert re.search(r"in \d+ tasks", output)
     assert re.search(r"a worker needs about [\d.]+ M", output)
-    assert re.search(r"reads [\d.]+ \w+ of labels", output)
+    assert re.search(r"reads [\d.]+ \w+; writes", output)
     assert names_in() == ["labels.npy"]
 
 

@@ -105,17 +105,19 @@ def test_the_second_job_is_refused_while_the_first_lives_and_goes_on_when_it_is_
 
 
 RACE = """
-import contextlib, importlib, sys
+import contextlib, importlib, sys, time
 import numpy as np
-import iid_dask
+import iid_dask, iid_dask.locks
 job, labels, target, lock = sys.argv[1:]
 labels = np.load(labels)
-if lock == "without":
-    @contextlib.contextmanager
-    def claimed(*names, **options):
+real = iid_dask.locks.claimed
+@contextlib.contextmanager
+def claimed(*names, **options):
+    with real(*names, **options) if lock == "with" else contextlib.nullcontext():
+        time.sleep(0.7)  # so that both are at work at once, however busy the machine
         yield
-    for module in ("assembling.front", "export.zarr", "mosaic.consolidate", "mosaic.finish"):
-        importlib.import_module(f"iid_dask.{module}").claimed = claimed
+for module in ("assembling.front", "export.zarr", "mosaic.consolidate", "mosaic.finish"):
+    importlib.import_module(f"iid_dask.{module}").claimed = claimed
 print("ready", flush=True)
 sys.stdin.readline()
 try:

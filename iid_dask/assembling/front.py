@@ -24,6 +24,7 @@ from iid_dask.mosaic.naming import Lookup, Naming
 from iid_dask.mosaic.reader import Mosaic
 from iid_dask.mosaic.rules import Rule, checked
 from iid_dask.running import scheduled
+from iid_dask.running.admission import admit
 from iid_dask.shared import check_seen
 
 
@@ -83,7 +84,8 @@ def to_iid(
     Raises
     ------
     IIDLimitError
-        If the image has more than 65,535 rows or columns, or the file would pass 4 GiB: write a mosaic instead.
+        If the image has more than 65,535 rows or columns, or the file would pass 4 GiB: write a mosaic instead. If
+        workers have too little memory, before anything is written; see `iid_dask.plan`.
     ValueError, TypeError
         For anything that is no label image, and options that cannot be; the target is as it was.
 
@@ -99,18 +101,20 @@ def to_iid(
     [(b'cell', b'3', 2500, ('large',)), (b'cell', b'7', 900, ())]
     """
     target, storage_options = check_target(path), options.get("storage_options")
-    remove_abandoned(target)
     prepared = prepare_input(labels, **options)
     _check_naming(prepared, names, domain, groups, rule)
-    with scheduled(scheduler), claimed(target, "to_iid", storage_options=storage_options):
-        check_seen(os.path.dirname(target))
-        if len(prepared.files) == 1:
-            _copy_one(prepared.files[0][0], target, prepared.job.metadata, index, progress, storage_options)
-            return
-        with _scratch(prepared.job, target, scratch, storage_options) as folder:
-            prepared.write(folder, progress=progress, resume=resume)
-            with finish(folder, names=names, domain=domain, groups=groups, rule=rule, progress=progress) as mosaic:
-                consolidate(mosaic, target, index=index, progress=progress, storage_options=storage_options)
+    with scheduled(scheduler):
+        admit(prepared.plan(target, merged=True))
+        with claimed(target, "to_iid", storage_options=storage_options):
+            remove_abandoned(target)
+            check_seen(os.path.dirname(target))
+            if len(prepared.files) == 1:
+                _copy_one(prepared.files[0][0], target, prepared.job.metadata, index, progress, storage_options)
+                return
+            with _scratch(prepared.job, target, scratch, storage_options) as folder:
+                prepared.write(folder, progress=progress, resume=resume)
+                with finish(folder, names=names, domain=domain, groups=groups, rule=rule, progress=progress) as mosaic:
+                    consolidate(mosaic, target, index=index, progress=progress, storage_options=storage_options)
 
 
 def to_mosaic(
@@ -170,11 +174,13 @@ def to_mosaic(
     prepared = prepare_input(labels, **options)
     _check_naming(prepared, names, domain, groups, rule)
     place = as_folder(folder, options.get("storage_options"))
-    with scheduled(scheduler), nullcontext() if part else _alone(place, "to_mosaic"):
-        prepared.write(place, progress=progress, resume=resume, part=part or (1, 1))
-        if part is not None:
-            return None
-        return finish(place, names=names, domain=domain, groups=groups, rule=rule, progress=progress)
+    with scheduled(scheduler):
+        admit(prepared.plan(str(place), parts=1 if part is None else part[1]))
+        with nullcontext() if part else _alone(place, "to_mosaic"):
+            prepared.write(place, progress=progress, resume=resume, part=part or (1, 1))
+            if part is not None:
+                return None
+            return finish(place, names=names, domain=domain, groups=groups, rule=rule, progress=progress)
 
 
 @contextmanager

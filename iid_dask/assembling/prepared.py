@@ -6,16 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
-import numpy as np
-
 from iid_dask.assembling.files import Chosen, copy_entries, open_files
-from iid_dask.assembling.plan import Plan, plan_job
+from iid_dask.assembling.plan import plan_copy, plan_job
 from iid_dask.assembling.writing import Resume, Writer, tile_batches, write_tiles
 from iid_dask.errors import IIDLimitError
 from iid_dask.format.folder import Folder, FolderLike, as_folder
 from iid_dask.format.layout import MAX_SIDE
 from iid_dask.format.metadata import encode_metadata
-from iid_dask.images import Image, as_image
+from iid_dask.images import DaskImage, Image, as_image
 from iid_dask.images.tiling import aligned_tile
 from iid_dask.mosaic.folder import (
     Job,
@@ -30,6 +28,7 @@ from iid_dask.mosaic.folder import (
 )
 from iid_dask.mosaic.tile import tile_metadata
 from iid_dask.running import Work, run
+from iid_dask.running.plan import Plan
 
 TILE = 4096
 """Rows and columns of a tile where nothing else is said: 64 MiB of uint32."""
@@ -51,14 +50,28 @@ class Prepared:
     image: Image | None
     files: tuple[tuple[Chosen, tuple[int, int]], ...] = ()
 
-    def plan(self) -> Plan:
-        """Return what the job will take."""
+    def plan(self, name: str, *, parts: int = 1, merged: bool = False) -> Plan:
+        """Return what the job will take.
+
+        Parameters
+        ----------
+        name
+            Of what is made.
+        parts
+            The job is one of so many, about.
+        merged
+            Whether the tiles become one file.
+        """
         if self.image is None:
-            count = len({place for _, place in self.files})
-            return plan_job(self.job, np.dtype(bool), count, count)
+            places = len({place for _, place in self.files})
+            return plan_copy([chosen for chosen, _ in self.files], -(-places // parts), name=f"entries to {name}")
         grid = self.job.grid
-        assert grid is not None
-        return plan_job(self.job, self.image.dtype, len(grid), len(tile_batches(grid, len(grid))))
+        assert grid is not None  # images are always cut by a grid
+        tiles = -(-len(grid) // parts)
+        tasks = tiles if isinstance(self.image, DaskImage) else len(tile_batches(grid, tiles))
+        name = f"{self.image.name} to {name}"
+        dtype, blocks = self.image.dtype, self.image.blocks
+        return plan_job(self.job, dtype, tiles, tasks, blocks=blocks, name=name, merged=merged)
 
     def write(
         self,

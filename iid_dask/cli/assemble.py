@@ -82,8 +82,7 @@ def assemble(
     INPUT may be a pattern with {row} and {col}: "tile_{row}_{col}.tif". An interrupted run continues when it is
     given again.
     """
-    from iid_dask.assembling import to_iid, to_mosaic
-    from iid_dask.assembling.prepared import prepare_input
+    from iid_dask import plan, to_iid, to_mosaic
 
     labels = _labels(inputs)
     options |= {"window": window}
@@ -92,11 +91,12 @@ def assemble(
         raise click.UsageError(
             "--part writes tiles of a mosaic: give a folder as --out, then iid finish, iid consolidate"
         )
-    if dry_run:
-        click.echo(str(prepare_input(labels, **options).plan()))
-        return
     common = {"domain": domain.encode(), "rule": rule, "resume": "trust" if trust else True, **options}
     with cluster:
+        if dry_run:
+            where = {} if is_file else {"part": part}
+            click.echo(str(plan(to_iid if is_file else to_mosaic, labels, out, **where, **common)))
+            return
         if is_file:
             to_iid(labels, out, scratch=scratch, progress=shown(progress), **common)
             said(out)
@@ -164,12 +164,19 @@ def stitch(folder: str, rule: Any, dry_run: bool) -> None:
 @click.command(name="consolidate")
 @click.argument("folder")
 @click.option("-o", "--out", required=True, metavar="OUT.iid")
+@click.option("--dry-run", is_flag=True, help="Say what it will take, and write nothing.")
 @on_cluster
 @progress
-def consolidate_command(folder: str, out: str, cluster: AbstractContextManager[None], progress: bool | None) -> None:
+def consolidate_command(
+    folder: str, out: str, dry_run: bool, cluster: AbstractContextManager[None], progress: bool | None
+) -> None:
     """Write the mosaic in FOLDER as one file."""
+    from iid_dask import plan
     from iid_dask.mosaic.reader import open_mosaic
 
     with cluster, open_mosaic(folder) as mosaic:
+        if dry_run:
+            click.echo(str(plan(mosaic.to_iid, out)))
+            return
         mosaic.to_iid(out, progress=shown(progress))
     said(out)

@@ -61,6 +61,7 @@ def _shards(context: click.Context, parameter: click.Parameter, value: str) -> A
 @click.option("--codec", default="zstd-1", show_default=True)
 @click.option("--part", callback=read_part, help="Write only part I/N of the tiles, for array jobs.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
+@click.option("--dry-run", is_flag=True, help="Say what it will take, and write nothing.")
 @on_cluster
 @click.option("--progress/--no-progress", default=None, help="Show a bar; default: on a terminal.")
 def rasterize(
@@ -73,6 +74,7 @@ def rasterize(
     codec: str,
     part: tuple[int, int] | None,
     overwrite: bool,
+    dry_run: bool,
     cluster: AbstractContextManager[None],
     progress: bool | None,
     **options: Any,
@@ -80,22 +82,24 @@ def rasterize(
     """Rasterise FILE to a Zarr store OUT; an interrupted run continues when it is given again."""
     import xarray as xr
 
-    from iid_dask import to_zarr
+    from iid_dask import plan, to_zarr
 
     chosen = {name: value for name, value in options.items() if value not in ((), None)}
     chosen |= {name: True for name in ("layers", "color") if name in variables}
     with cluster, xr.open_dataset(file, engine="iid", **chosen) as ds:
-        group = to_zarr(
-            _window(ds, bbox),
-            out,
-            variables=variables,
-            chunks=chunks,
-            shards=shards,
-            codec=codec,
-            part=part,
-            overwrite=overwrite,
-            progress=shown(progress),
-        )
+        export: dict[str, Any] = {
+            "variables": variables,
+            "chunks": chunks,
+            "shards": shards,
+            "codec": codec,
+            "part": part,
+            "overwrite": overwrite,
+            "progress": shown(progress),
+        }
+        if dry_run:
+            click.echo(str(plan(to_zarr, _window(ds, bbox), out, **export)))
+            return
+        group = to_zarr(_window(ds, bbox), out, **export)
         state = "complete" if group.attrs["iid_dask"]["complete"] else "parts are missing"
         sizes = ", ".join(f"{name} {' x '.join(map(str, group[name].shape))}" for name in variables)
     click.echo(f"{out}: {sizes}; {state}")

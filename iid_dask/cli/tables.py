@@ -156,6 +156,7 @@ def overlaps(
 @click.option("--property", "properties", multiple=True, help="Such as mean or perimeter; repeatable.")
 @click.option("--variable", help="Of IMAGE, where it is a Zarr group of several arrays.")
 @click.option("--tile", type=click.IntRange(1), default=4096, show_default=True, help="Rows and columns read at once.")
+@click.option("--dry-run", is_flag=True, help="Say what it will take, and measure nothing.")
 @on_cluster
 @click.option("--progress/--no-progress", default=None, help="Show a bar; default: on a terminal.")
 def measure(
@@ -165,6 +166,7 @@ def measure(
     properties: tuple[str, ...],
     variable: str | None,
     tile: int,
+    dry_run: bool,
     cluster: AbstractContextManager[None],
     progress: bool | None,
 ) -> None:
@@ -172,11 +174,16 @@ def measure(
     from dask.diagnostics import ProgressBar
 
     from iid_dask import measure as lazy
+    from iid_dask import plan
     from iid_dask.measurements.job import INTENSITY
 
     kind = format_of(None, out)
     with cluster, ProgressBar(out=sys.stderr) if shown(progress) else nullcontext():
-        frame = lazy(source(file), _open_image(image, variable), properties or INTENSITY, tile=tile)
+        asked = source(file), _open_image(image, variable), properties or INTENSITY
+        if dry_run:
+            click.echo(str(plan(lazy, *asked, tile=tile)))
+            return
+        frame = lazy(*asked, tile=tile)
         _finish(parts_of(frame), kind, out, "rows")
 
 

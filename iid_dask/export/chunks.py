@@ -12,6 +12,7 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from iid_dask.export.layout import Layout
+from iid_dask.export.plan import PUT_BYTES
 from iid_dask.export.sources import Chunk
 from iid_dask.export.template import compressors
 
@@ -20,7 +21,8 @@ def store_chunks(array: Any, tile: Sequence[slice], layout: Layout, codec: str, 
     """Write the chunks of a tile of an array without shards.
 
     Encoded here, and not by a pipeline of zarr, which asks for whole tiles, and copies each chunk out of them again.
-    A store sees every object whole or not at all.
+    A store sees every object whole or not at all. Encoded chunks are stored as soon as there are some MiB of them: all
+    of a tile would be the most memory that its task takes.
 
     Parameters
     ----------
@@ -37,10 +39,15 @@ def store_chunks(array: Any, tile: Sequence[slice], layout: Layout, codec: str, 
     encode = _encoder(codec)
     from_bytes = default_buffer_prototype().buffer.from_bytes
     corner = [part.start for part in layout.chunks_of(tile)]
-    objects = []
+    objects, held = [], 0
     for at, values in chunks:
         key = array.metadata.encode_chunk_key(tuple(c + i for c, i in zip(corner, at, strict=True)))
-        objects.append((f"{array.store_path.path}/{key}", from_bytes(encode(_whole(values, layout.chunk)))))
+        encoded = encode(_whole(values, layout.chunk))
+        objects.append((f"{array.store_path.path}/{key}", from_bytes(encoded)))
+        held += len(encoded)
+        if held >= PUT_BYTES:
+            _put(array.store, objects)
+            objects, held = [], 0
     _put(array.store, objects)
 
 

@@ -20,11 +20,13 @@ import zarr
 from iid_dask.errors import IIDStoreError, IIDWarning
 from iid_dask.export.chunks import joined, store_chunks
 from iid_dask.export.layout import TASK_PIXELS, Layout, pair, plan_layout
+from iid_dask.export.plan import plan_export
 from iid_dask.export.sources import Rastered, cut, find_raster
 from iid_dask.export.store import ATTRIBUTE, RECORD, Place, naming, quiet
 from iid_dask.export.template import Plan, begun, beside, compressors, prepare, put_in_place, table_of
 from iid_dask.locks import claimed
 from iid_dask.running import Work, batches_of, named, run, run_graph, threads_in_scope
+from iid_dask.running.admission import admit
 from iid_dask.shared import check_seen
 
 
@@ -127,6 +129,8 @@ def to_zarr(
         If something else is at ``store``.
     IIDStoreError
         If the store there was begun with other parameters.
+    IIDLimitError
+        If workers have too little memory; nothing was written. See `iid_dask.plan`.
 
     Examples
     --------
@@ -137,8 +141,12 @@ def to_zarr(
     50
     """
     chosen, place = _options(variables, chunks, shards, codec), Place.of(store, storage_options)
-    with _opened(source, options) as ds, nullcontext() if part else _alone(place), naming(place.name):
-        return _write(ds, place, chosen, resume, overwrite, _part(part), progress)
+    checked = _part(part)
+    with _opened(source, options) as ds, naming(place.name):
+        plan = _plan(ds, chosen)
+        admit(plan_export(plan, place.name, _tasks_of(plan, checked), 1 if checked is None else checked[1]))
+        with nullcontext() if checked else _alone(place):
+            return _write(plan, place, resume, overwrite, checked, progress)
 
 
 def _alone(place: Place) -> AbstractContextManager[None]:
@@ -179,15 +187,13 @@ def _part(part: tuple[int, int] | None) -> tuple[int, int] | None:
 
 
 def _write(
-    ds: xr.Dataset,
+    plan: Plan,
     place: Place,
-    options: dict[str, Any],
     resume: bool,
     overwrite: bool,
     part: tuple[int, int] | None,
     progress: bool,
 ) -> Any:
-    plan = _plan(ds, options)
     fingerprint = plan.fingerprint()
     final = None
     if overwrite and place.folder is not None:
@@ -272,11 +278,22 @@ def _work(job: Job, left: np.ndarray) -> Work:
     return Work(
         _write_tiles,
         job,
-        batches_of(len(left), max(1, TASK_PIXELS // size), threads_in_scope()),
+        _batches(job.layout, len(left)),
         arguments=lambda start, stop: (left[start:stop],),
         about=lambda item: job.about(int(left[item])),
         pixels=lambda start, stop: (stop - start) * size,
     )
+
+
+def _batches(layout: Layout, tiles: int) -> list[tuple[int, int]]:
+    """Cut tiles into what one task writes."""
+    return batches_of(tiles, max(1, TASK_PIXELS // math.prod(layout.tile)), threads_in_scope())
+
+
+def _tasks_of(plan: Plan, part: tuple[int, int] | None) -> int:
+    """Return how many tasks write the tiles of a part."""
+    tiles = {name: -(-math.prod(cut.tile_grid) // (part[1] if part else 1)) for name, cut in plan.layouts.items()}
+    return sum(n if name in plan.graphs else len(_batches(plan.layouts[name], n)) for name, n in tiles.items())
 
 
 def _write_tiles(job: Job, numbers: np.ndarray) -> None:

@@ -20,9 +20,11 @@ from iid_dask.lookup import as_keys
 from iid_dask.measurements.image import as_blocks, check_size
 from iid_dask.measurements.intensity import tile_sums
 from iid_dask.measurements.job import INTENSITY, SHAPE, Job, as_properties
+from iid_dask.measurements.plan import plan_measurement
 from iid_dask.measurements.shape import shape_columns, shape_facts
 from iid_dask.measurements.statistics import statistics
 from iid_dask.measurements.sums import measured_dtype
+from iid_dask.running.admission import admit
 
 ROWS = 2**20
 """Rows of a partition, at most."""
@@ -87,6 +89,8 @@ def measure(
         For an image of complex numbers or of another kind, and arguments of other types.
     KeyError
         For a key that the file does not have.
+    IIDLimitError
+        If workers have too little memory; see `iid_dask.plan`.
     OverflowError, IIDChangedError
         In a task: if a sum of integers does not fit 64 bits; if the file, or a memory-mapped image's, was replaced.
 
@@ -146,6 +150,9 @@ def _graph(job: Job, blocks: Any) -> dd.DataFrame:
     keys = job.all_keys
     per = max(1, (ROWS if job.of_image else MASKS) // max(1, job.channels or 1))
     starts = range(0, max(1, len(keys)), per)
+    looks = len(keys) // MASKS + 1 if job.of_masks else 0
+    rows = min(per, len(keys)) * max(1, job.channels or 1)
+    admit(plan_measurement(job, blocks, len(starts), rows, len(tiles) + looks + len(starts)))
     parts = []
     for start in starts:
         stop = min(start + per, len(keys))

@@ -16,10 +16,12 @@ from iid_dask.format.target import atomic_parts
 from iid_dask.locks import claimed
 from iid_dask.mosaic.folder import JOB, load_job
 from iid_dask.mosaic.placing import WAY_OUT, plan_consolidated
+from iid_dask.mosaic.plan import plan_consolidation
 from iid_dask.mosaic.ranges import Range, TileFiles, combine_crc32, write_range
 from iid_dask.mosaic.reader import Mosaic, open_mosaic
 from iid_dask.mosaic.stored import OpenTile, Shown
 from iid_dask.running import Work, run
+from iid_dask.running.admission import admit
 
 
 def consolidate(
@@ -80,6 +82,8 @@ def consolidate(
             f"{os.fspath(path)}: a mosaic of {height} x {width} pixels: a file holds at most {MAX_SIDE} a side; "
             f"{WAY_OUT}"
         )
+    files = mosaic.tiles.columns
+    admit(plan_consolidation(os.fspath(path), int(files["pieces"].sum()), files["nbytes"]))
     table = mosaic.tables.read("pieces", ("tile", "key", "label"))
     text, *places = mosaic.name_spans()
     with claimed(path, "consolidate", storage_options=storage_options):

@@ -19,7 +19,9 @@ from iid_dask.mosaic.folder import VERSION, Job, load_job
 from iid_dask.mosaic.grid import tile_name
 from iid_dask.mosaic.identity import Pieces
 from iid_dask.mosaic.naming import Lookup, Naming, groups_of, names_of, ordered_groups
+from iid_dask.mosaic.plan import plan_finish
 from iid_dask.mosaic.survey import Strings, Survey, survey
+from iid_dask.running.admission import admit
 
 if TYPE_CHECKING:
     from iid_dask.mosaic.reader import Mosaic
@@ -91,8 +93,10 @@ def finish(
     job = load_job(place)
     naming = Naming(names, domain, groups)
     rule = rules.checked(rule, job)
+    tiles = _tiles_there(place, job)
+    admit(plan_finish(str(place), tiles))
     with claimed(str(place), "finish", storage_options=place.storage_options):
-        found = survey(place, _tiles_there(place, job), progress=progress)
+        found = survey(place, list(tiles), progress=progress)
         check_cores(place, found)
         decided = None
         if job.stitch in ("touch", "iou"):
@@ -112,10 +116,11 @@ def opened(folder: Folder) -> Mosaic:
 # --- tiles ------------------------------------------------------------------------------------------------------
 
 
-def _tiles_there(folder: Folder, job: Job) -> list[str]:
-    """Return the paths of the tiles by row and column of their origin; IIDStoreError if some are missing."""
+def _tiles_there(folder: Folder, job: Job) -> dict[str, int]:
+    """Return paths of the tiles, by row and column of their origin, and bytes; IIDStoreError if some are missing."""
     there: dict[str, tuple[int, int]] = {}
-    for name in folder.sizes("tiles"):
+    sizes = folder.sizes("tiles")
+    for name in sizes:
         if name.startswith(".") or not name.endswith(".iid"):
             continue
         match = TILE.fullmatch(name)
@@ -139,7 +144,7 @@ def _tiles_there(folder: Folder, job: Job) -> list[str]:
             raise IIDStoreError(
                 f"{folder}: {name} is none of the mosaic's {len(wanted)} tiles; move it out of the folder"
             )
-    return sorted(there, key=lambda name: there[name])
+    return {name: sizes[name.removeprefix("tiles/")] for name in sorted(there, key=lambda name: there[name])}
 
 
 def _missing(folder: Folder, first: list[str], missing: int, wanted: int) -> IIDStoreError:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-TASKS_A_THREAD = 4
+TASKS_A_THREAD = 16
 """A job is cut into at least so many batches for each thread that works on it, if it has as many items."""
 
 
@@ -77,8 +77,10 @@ def batches_of(count: int, most: int, threads: int) -> list[tuple[int, int]]:
 
     Examples
     --------
-    >>> batches_of(10, 4, 1), batches_of(3, 100, 2)
-    ([(0, 2), (2, 4), (4, 6), (6, 8), (8, 10)], [(0, 1), (1, 2), (2, 3)])
+    >>> batches_of(10, 4, 1) == [(i, i + 1) for i in range(10)]
+    True
+    >>> batches_of(100, 4, 1)[:3], batches_of(1000, 4, 1)[:3]
+    ([(0, 4), (4, 8), (8, 12)], [(0, 4), (4, 8), (8, 12)])
     """
     size = max(1, min(most, count // (TASKS_A_THREAD * max(1, threads))))
     return [(start, min(start + size, count)) for start in range(0, count, size)]

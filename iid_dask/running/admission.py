@@ -1,0 +1,71 @@
+"""A job's plan, said when the job starts, and held against the memory of the workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import Any
+
+import dask
+
+from iid_dask.errors import IIDLimitError
+from iid_dask.running.plan import Plan
+from iid_dask.running.schedulers import client_in_scope
+
+LOGGER = logging.getLogger("iid_dask")
+
+_only_asked: ContextVar[bool] = ContextVar("iid_dask_only_asked", default=False)
+
+
+class Planned(BaseException):
+    """Ends a job that was only asked for its plan; no error, so nothing on its way takes it for one.
+
+    Attributes
+    ----------
+    plan : Plan
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.plan = plan
+
+
+@contextmanager
+def only_asked() -> Iterator[None]:
+    """Let jobs of the block end with `Planned` where they would begin to write."""
+    token = _only_asked.set(True)
+    try:
+        yield
+    finally:
+        _only_asked.reset(token)
+
+
+def admit(plan: Plan) -> None:
+    """Log what a job will take, and refuse it where the workers of the client in scope have too little memory.
+
+    Every job calls it when all is decided and nothing is written.
+
+    Raises
+    ------
+    IIDLimitError
+        Says what would do.
+    """
+    client = client_in_scope()
+    plan = replace(plan, shared=client is None and dask.config.get("scheduler", None) != "processes")
+    if _only_asked.get():
+        raise Planned(plan)
+    LOGGER.info("%s", plan)
+    for limit, threads in [] if client is None else _workers(client):
+        words = plan.refusal(limit, threads)
+        if words is not None:
+            raise IIDLimitError(words)
+
+
+def _workers(client: Any) -> list[tuple[int, int]]:
+    """Memory at which workers are paused, bytes, and their threads; workers without a limit are left out."""
+    share = dask.config.get("distributed.worker.memory.pause") or 1.0
+    found = client.scheduler_info(n_workers=-1)["workers"].values()
+    return sorted({(int(share * one["memory_limit"]), one["nthreads"]) for one in found if one["memory_limit"]})
