@@ -10,7 +10,10 @@ from pathlib import Path
 from benchmarks import data, timing
 from iid_dask.errors import IIDWarning
 
-RUNS = ("rasterize", "open", "zarr", "queries", "overlaps", "measure", "assemble", "mosaic", "crash")
+RUNS = (
+    *("rasterize", "open", "zarr", "queries", "overlaps", "measure", "assemble", "mosaic", "crash"),
+    *("faults", "reading_faults", "scale", "memory", "fuzz"),
+)
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ import dask
 from distributed import Client, LocalCluster, WorkerPlugin
 
 import iid_dask
+from iid_dask import kernels
 from iid_dask.mosaic import consolidate as mosaic
 
 LOOPBACK = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
@@ -145,7 +146,7 @@ MAKERS = {
 }
 """What makes tiles and ranges in workers -> what their items are called, by the arguments."""
 
-FSYNC, REPLACE, PREADV = os.fsync, os.replace, os.preadv
+FSYNC, REPLACE, PREADV, READ_RANGES = os.fsync, os.replace, os.preadv, kernels.read_ranges
 """As they are before a fault replaces them."""
 
 Fault = Callable[[str, int], None]
@@ -158,7 +159,10 @@ def no_fault(item: str, tries: int) -> None:
 
 @dataclass(frozen=True)
 class Die:
-    """Kill the worker at some items' first try, at a random moment of the next milliseconds, and note it in a file."""
+    """Kill the worker at some items' first try, at a random moment of the next milliseconds, and note it in a file.
+
+    Every item takes a little longer: of those that take less than a message, more are done than the client knows of.
+    """
 
     note: str
     one_in: int
@@ -166,6 +170,7 @@ class Die:
     within: float = 0.03
 
     def __call__(self, item: str, tries: int) -> None:
+        time.sleep(0.01)
         chance = random.Random(f"{self.seed} {item}")
         if not tries and chance.randrange(self.one_in) == 0:
             threading.Timer(chance.random() * self.within, self._die).start()
@@ -186,14 +191,19 @@ class Poison:
     def __call__(self, item: str, tries: int) -> None:
         if item != self.item:
             return
+        time.sleep(1.5)  # a nanny whose worker dies while it starts does not start it again
         if self.how == "segfault":
             ctypes.string_at(0)
         if self.how == "kill":  # as systems do when memory is short
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "broken disk":
-            os.preadv = _fail
+            kernels.read_ranges, os.preadv = _read_nothing, _fail
         if self.how == "broken file":
             _fail()
+
+
+def _read_nothing(*_: Any) -> int:
+    return 0
 
 
 def _fail(*_: Any) -> int:
@@ -251,7 +261,7 @@ class Faults(WorkerPlugin):
         """Put all back."""
         for owner, name, original in self.replaced:
             setattr(owner, name, original)
-        os.fsync, os.replace, os.preadv = FSYNC, REPLACE, PREADV
+        os.fsync, os.replace, os.preadv, kernels.read_ranges = FSYNC, REPLACE, PREADV, READ_RANGES
 
     def _before(self, original: Callable[..., Any], item_of: Callable[..., str]) -> Callable[..., Any]:
         @wraps(original)

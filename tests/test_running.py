@@ -10,21 +10,28 @@ from typing import Any
 
 import dask
 import pytest
-from cluster_work import die_of_57, killing, write
+from cluster_work import LOOPBACK, die_of_57, killing, quick_workers, write
 from distributed import Client, LocalCluster
 
 import iid_dask
-from iid_dask.running import Work, batches_of, cluster, run
+from iid_dask.running import Work, batches_of, cluster, run, run_graph
 
 COUNT = 120
 
 
-@pytest.fixture
-def workers() -> Iterator[LocalCluster]:
-    """Three worker processes of one thread, and a client in scope."""
-    options = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
-    with LocalCluster(n_workers=3, threads_per_worker=1, **options) as local, Client(local):
+@pytest.fixture(scope="module")
+def started() -> Iterator[LocalCluster]:
+    """Three worker processes of one thread, and a client."""
+    with quick_workers(), LocalCluster(n_workers=3, threads_per_worker=1, **LOOPBACK) as local, Client(local):
         yield local
+
+
+@pytest.fixture
+def workers(started: LocalCluster) -> LocalCluster:
+    """The same, when all are there."""
+    started.scale(3)
+    Client.current().wait_for_workers(3, timeout=60)
+    return started
 
 
 def items_of(folder: Path, function: Any = write, shared: Any = 0.0, size: int = 5, count: int = COUNT) -> Work:
@@ -68,24 +75,39 @@ def test_workers_that_die_cost_only_what_was_under_way(workers, tmp_path):
         found = run(items_of(tmp_path, shared=0.05, size=1, count=240), "items", progress=False)
     assert list(chain(*found)) == list(range(240))
     assert len(kills) >= 3
-    # Of each worker the one that ran, and one that was done and not fetched yet.
-    assert made(tmp_path) <= 240 + 2 * len(kills)
+    # Of each worker the one that ran, and those that were done and not fetched yet.
+    assert made(tmp_path) <= 1.05 * 240 + 2 * len(kills)
 
 
-def test_futures_that_are_held_are_made_again(workers, tmp_path):
+def test_futures_that_are_held_are_made_again(workers, tmp_path, monkeypatch):
     """What `run` avoids: the same kills, with a client that keeps its futures."""
     kills: list[int] = []
+    monkeypatch.setattr(workers.scheduler, "allowed_failures", 1000)
     client = Client.current()
     with killing(workers, 0.7, kills):
         futures = [client.submit(write, 0.05, str(tmp_path), i, i + 1, pure=False) for i in range(120)]
         client.gather(futures)
-    assert made(tmp_path) > 120 + 2 * len(kills)
+    assert made(tmp_path) > 1.3 * 120
 
 
 def test_an_item_that_workers_die_of_is_named_and_the_others_are_made(workers, tmp_path):
     with pytest.raises(iid_dask.IIDWorkerError, match="tile 57: every worker that tried it died"):
         run(items_of(tmp_path, die_of_57, b"x" * (2 * cluster.LARGE)), "items", progress=False)
     assert len(list(tmp_path.iterdir())) > 60
+
+
+def test_a_task_of_a_graph_that_workers_die_of_is_named(workers, tmp_path):
+    tasks = [dask.delayed(die_of_57, pure=False)(None, str(tmp_path), i, i + 1) for i in range(50, 65)]
+    with pytest.raises(iid_dask.IIDWorkerError, match="tile 57: every worker that tried it died"):
+        run_graph(tasks, "items", progress=False, about=lambda number: f"tile {50 + number}")
+    assert len(list(tmp_path.iterdir())) == 14
+
+
+def test_a_graph_gives_its_results_in_order_though_workers_die(workers, tmp_path):
+    kills: list[int] = []
+    tasks = [dask.delayed(write, pure=False)(0.05, str(tmp_path), i, i + 1) for i in range(60)]
+    with killing(workers, 0.5, kills):
+        assert list(chain(*run_graph(tasks, "items", progress=False))) == list(range(60))
 
 
 def test_a_job_without_workers_ends(workers, tmp_path, monkeypatch):
@@ -101,9 +123,10 @@ def test_few_batches_are_under_way_at_a_time(workers, tmp_path):
 
     def arguments(start: int, stop: int) -> tuple[str, int, int]:
         nonlocal most
-        most = max(most, len(workers.scheduler.tasks))
+        states = [task.state for task in list(workers.scheduler.tasks.values())]
+        most = max(most, sum(state in ("waiting", "queued", "processing") for state in states))
         return str(tmp_path), start, stop
 
     work = Work(write, 0.0, [(i, i + 1) for i in range(300)], arguments)
     run(work, "items", progress=False)
-    assert 0 < most <= cluster.AT_LEAST + 2 * cluster.A_THREAD
+    assert 0 < most <= cluster.AT_LEAST

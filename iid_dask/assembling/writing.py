@@ -20,7 +20,7 @@ from iid_dask.mosaic.blocks import block_crc
 from iid_dask.mosaic.folder import Job
 from iid_dask.mosaic.grid import Grid, Tile
 from iid_dask.mosaic.tile import write_tile
-from iid_dask.running import Work, batches_of, run, run_graph, threads_in_scope
+from iid_dask.running import Work, batches_of, named, run, run_graph, threads_in_scope
 
 Resume = Literal[True, False, "trust"]
 
@@ -52,9 +52,10 @@ class Writer:
         """Write tiles of an image that this process can read; return how many were written, and how many kept."""
         written = 0
         for box in tiles:
-            stored = self._stored(box)
-            if stored is None or self.resume != "trust":
-                written += self._put(box, image.read(box), stored)
+            with named(f"{Tile(box, box).name} of {self.folder}"):
+                stored = self._stored(box)
+                if stored is None or self.resume != "trust":
+                    written += self._put(box, image.read(box), stored)
         return written, len(tiles) - written
 
     def put(self, box: BBox, block: np.ndarray) -> tuple[int, int]:
@@ -106,11 +107,15 @@ def write_tiles(
     boxes = [tile.box for tile in grid]
     # By the number of tiles alone: each part may run on a machine of another size.
     boxes = boxes[len(boxes) * (number - 1) // of : len(boxes) * number // of]
+
+    def about(item: int) -> str:
+        return f"{Tile(boxes[item], boxes[item]).name} of {writer.folder}"
+
     if isinstance(image, DaskImage):
         whole = dask.delayed(writer, name=f"iid-writer-{uuid.uuid4().hex}", traverse=False)
         put = dask.delayed(Writer.put, pure=False)
         tasks = [put(whole, box, block) for box, block in zip(boxes, _blocks(image.array, grid, boxes), strict=True)]
-        return run_graph(tasks, TITLE, progress=progress, pixels=math.prod(grid.tile))
+        return run_graph(tasks, TITLE, progress=progress, pixels=math.prod(grid.tile), about=about)
 
     def arguments(start: int, stop: int) -> tuple[Any, ...]:
         batch = boxes[start:stop]
@@ -121,7 +126,7 @@ def write_tiles(
         writer,
         tile_batches(grid, len(boxes)),
         arguments,
-        about=lambda item: f"{writer.folder}: {Tile(boxes[item], boxes[item]).name}",
+        about,
         pixels=lambda start, stop: sum(box.height * box.width for box in boxes[start:stop]),
     )
     return run(work, TITLE, progress=progress)

@@ -106,15 +106,27 @@ class Place:
         return _arrays.get(token, opened, alone=True)
 
 
+def stored_keys(group: zarr.Group, path: str) -> list[str]:
+    """Return the key below the array of every stored object of it, such as "c/0/1"."""
+    prefix = _prefix(group, path)
+
+    async def collect() -> list[str]:
+        return [key[len(prefix) - 2 :] async for key in group.store.list_prefix(prefix)]
+
+    return sync(collect())
+
+
+def _prefix(group: zarr.Group, path: str) -> str:
+    return "/".join(part for part in (group.store_path.path, path, "c") if part) + "/"
+
+
 def stored_sizes(group: zarr.Group, path: str) -> dict[str, int]:
     """Return the size in bytes of every stored object of an array, by its key below the array."""
+    keys, start = stored_keys(group, path), _prefix(group, path)[:-2]
 
     async def collect() -> dict[str, int]:
-        store = group.store
-        prefix = "/".join(part for part in (group.store_path.path, path, "c") if part) + "/"
-        keys = [key async for key in store.list_prefix(prefix)]
-        sizes = await asyncio.gather(*(store.getsize(key) for key in keys))
-        return {key[len(prefix) - 2 :]: size for key, size in zip(keys, sizes, strict=True)}
+        sizes = await asyncio.gather(*(group.store.getsize(start + key) for key in keys))
+        return dict(zip(keys, sizes, strict=True))
 
     return sync(collect())
 

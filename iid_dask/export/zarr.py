@@ -22,7 +22,7 @@ from iid_dask.export.chunks import joined, store_chunks
 from iid_dask.export.layout import TASK_PIXELS, Layout, pair, plan_layout
 from iid_dask.export.plan import plan_export
 from iid_dask.export.sources import Rastered, cut, find_raster
-from iid_dask.export.store import ATTRIBUTE, RECORD, Place, naming, quiet
+from iid_dask.export.store import ATTRIBUTE, RECORD, Place, naming, quiet, stored_keys
 from iid_dask.export.template import Plan, begun, beside, compressors, prepare, put_in_place, table_of
 from iid_dask.locks import claimed
 from iid_dask.running import Work, batches_of, named, run, run_graph, threads_in_scope
@@ -40,16 +40,19 @@ class Job:
     codec: str
     source: Rastered | None
 
-    def write(self, number: int, block: np.ndarray | None = None) -> None:
-        """Write one tile, then its record; doing it again with the same values changes nothing."""
+    def write(self, number: int, block: np.ndarray | None = None) -> int:
+        """Write one tile, then its record; doing it again with the same values changes nothing.
+
+        Returns how many of its pixels more than one entry covers, as far as that is known.
+        """
         with named(f"{self.about(number)} of {self.place.name}"), naming(self.place.name):
-            self._write(self.layout.tile_at(number), block)
+            return self._write(self.layout.tile_at(number), block)
 
     def about(self, number: int) -> str:
         """Return what messages call a tile."""
         return f"{self.variable}{[f'{s.start}:{s.stop}' for s in self.layout.tile_at(number)]}".replace("'", "")
 
-    def _write(self, tile: tuple[slice, ...], block: np.ndarray | None) -> None:
+    def _write(self, tile: tuple[slice, ...], block: np.ndarray | None) -> int:
         layout = self.layout
         array = self.place.array(self.variable, sharded=layout.shard is not None)
         places = layout.chunks_of(tile)
@@ -67,6 +70,7 @@ class Job:
         at = (0,) * facts.ndim
         record = self.place.record(self.variable)
         store_chunks(record, (*places, slice(0, 3)), layout.record(), "none", [(at, facts)])
+        return int(facts[..., 2].sum())
 
 
 def to_zarr(
@@ -213,16 +217,21 @@ def _write(
     prepare(plan, place, fingerprint, resume=resume, overwrite=overwrite, part=part[0] if part else None)
     place = replace(place, job=uuid.uuid4().hex)
     graphs: list[Any] = []
+    about: list[str] = []
+    overlapping: dict[str, int] = {}
     for name, layout in plan.layouts.items():
         job = Job(place, name, layout, plan.options["codec"], plan.sources[name])
         left = _left(job, part or (1, 1))
         if name in plan.graphs:
             graphs += _tasks(job, plan.graphs[name], left)
-        else:
-            run(_work(job, left), f"{name} to {os.path.basename((final or place).name)}", progress=progress)
+            about += [job.about(number) for number in left.tolist()]
+            continue
+        counts = run(_work(job, left), f"{name} to {os.path.basename((final or place).name)}", progress=progress)
+        if len(left) == math.prod(layout.tile_grid):
+            overlapping[name] = sum(counts)
     # Together: they may share what they are computed from.
-    run_graph(graphs, f"to {os.path.basename((final or place).name)}", progress=progress)
-    group = _finish(place, plan)
+    run_graph(graphs, f"to {os.path.basename((final or place).name)}", progress=progress, about=about.__getitem__)
+    group = _finish(place, plan, overlapping)
     if part is None and not group.attrs[ATTRIBUTE]["complete"]:
         raise IIDStoreError(
             f"{place.name}: tiles were written where this process does not see them: tasks of other processes need a "
@@ -260,10 +269,13 @@ def _graph(variable: xr.Variable, layout: Layout) -> Any:
 
 def _done(place: Place, name: str, layout: Layout) -> np.ndarray:
     """Return which tiles are recorded, bool, shape ``layout.tile_grid``."""
-    group: Any = place.group("r")
-    record = group[f"{RECORD}/{name}"][..., 0]
-    corner = tuple(slice(None, None, step) for step in layout.tile_chunks)
-    return np.asarray(record)[corner] > 0
+    # By the names of the record's chunks, one a tile, which appear whole: to read them takes long where they are many.
+    done = np.zeros(layout.tile_grid, bool)
+    for key in stored_keys(place.group("r"), f"{RECORD}/{name}"):
+        *at, last = key.split("/")[1:]
+        if last == "0":  # else a name that it had until it was whole
+            done[tuple(map(int, at))] = True
+    return done
 
 
 def _left(job: Job, part: tuple[int, int]) -> np.ndarray:
@@ -296,9 +308,9 @@ def _tasks_of(plan: Plan, part: tuple[int, int] | None) -> int:
     return sum(n if name in plan.graphs else len(_batches(plan.layouts[name], n)) for name, n in tiles.items())
 
 
-def _write_tiles(job: Job, numbers: np.ndarray) -> None:
-    for number in numbers.tolist():
-        job.write(number)
+def _write_tiles(job: Job, numbers: np.ndarray) -> int:
+    """Write tiles, and return how many of their pixels more than one entry covers."""
+    return sum(job.write(number) for number in numbers.tolist())
 
 
 def _tasks(job: Job, array: Any, left: np.ndarray) -> list[Any]:
@@ -308,17 +320,37 @@ def _tasks(job: Job, array: Any, left: np.ndarray) -> list[Any]:
     return [write(whole, number, blocks[number]) for number in left.tolist()]
 
 
-def _finish(place: Place, plan: Plan) -> Any:
-    """Complete the store if every tile is recorded."""
+def _overlapping(group: Any, name: str) -> int:
+    """Return the pixels that more than one entry covers, by the record."""
+    return int(np.asarray(group[f"{RECORD}/{name}"][..., 2]).sum())
+
+
+def _remove_partial(folder: Path) -> None:
+    """Remove what zarr left under a temporary name where a worker was killed."""
+    for path in folder.rglob("*.partial"):
+        path.unlink(missing_ok=True)
+
+
+def _finish(place: Place, plan: Plan, counted: Mapping[str, int]) -> Any:
+    """Complete the store if every tile is recorded.
+
+    Parameters
+    ----------
+    place, plan
+    counted
+        Pixels that more than one entry covers, of variables that this run has written whole.
+    """
     if not all(_done(place, name, layout).all() for name, layout in plan.layouts.items()):
         return place.group("r")
     group: Any = place.group("r+")
     if group.attrs[ATTRIBUTE]["complete"]:
         return place.group("r")
     overlapping = {
-        name: None if source is None else int(np.asarray(group[f"{RECORD}/{name}"][..., 2]).sum())
+        name: None if source is None else counted[name] if name in counted else _overlapping(group, name)
         for name, source in plan.sources.items()
     }
+    if place.folder is not None:
+        _remove_partial(place.folder)
     group.attrs[ATTRIBUTE] = {**group.attrs[ATTRIBUTE], "complete": True, "overlapping_pixels": overlapping}
     with quiet():
         zarr.consolidate_metadata(group.store)
