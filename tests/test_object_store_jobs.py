@@ -74,7 +74,7 @@ def counted(*arguments):
     if count == most:
         os.kill(os.getpid(), signal.SIGKILL)
     count += 1
-    write(*arguments)
+    return write(*arguments)
 zarr_job.Job.write = counted
 with xr.open_dataset(url, engine="iid", groups="states", chunks={}, storage_options=options) as ds:
     iid_dask.to_zarr(ds, target, chunks=100, storage_options=options, progress=False)
