@@ -115,12 +115,15 @@ def main(job: str, *args: str) -> None:
 
 
 @contextmanager
-def killing(local: LocalCluster, every: float, kills: list[int]) -> Iterator[None]:
-    """Kill a running worker every so many seconds, but never the last one."""
+def killing(local: LocalCluster, every: float, kills: list[int], most: int = 5) -> Iterator[None]:
+    """Kill a running worker every so many seconds, but never the last one, and no more than some in all.
+
+    Where workers die as fast as they are replaced, a client that holds its futures never gets to an end.
+    """
     ended = threading.Event()
 
     def kill() -> None:
-        while not ended.wait(every):
+        while not ended.wait(every) and len(kills) < most:
             there = [w for w in local.workers.values() if w.process and w.worker_address in local.scheduler.workers]
             if len(there) > 1:
                 pid = there[len(kills) % len(there)].process.pid

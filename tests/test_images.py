@@ -25,7 +25,7 @@ import pytest
 import tifffile
 import xarray as xr
 import zarr
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from iid_dask.bbox import BBox
@@ -475,6 +475,7 @@ def test_a_tile_that_cannot_be_decoded_is_named(tmp_path):
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(["tiled deflate", "striped"]), st.lists(st.tuples(st.integers(4, 399), st.integers(0, 255))))
+@example("tiled deflate", [(54, 0), (170, 0)])  # several widths of a tile
 def test_damaged_headers_are_refused_by_name(tmp_path_factory, kind, damages):
     path = tmp_path_factory.mktemp("tiff") / "a.tif"
     tifffile.imwrite(path, PIXELS[:64, :64], **tiff_kinds()[kind])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import index
 
 import numpy as np
 
@@ -57,11 +58,14 @@ def _parse(path: str, stamp: tuple[int, int]) -> _Page:
             page = file.pages[0]
             kinds = [(one.axes, one.shape) for one in file.series]
             byteorder, decode = file.byteorder, page.decode  # made from the header now: it is called without the file
-            segment = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+            # Damaged tags hold tuples where numbers belong.
+            rows, cols = index(page.imagelength), index(page.imagewidth)
             parsed = _Page(
-                shape=(page.imagelength, page.imagewidth),
+                shape=(rows, cols),
                 stored=np.dtype(np.void if page.dtype is None else page.dtype).newbyteorder(byteorder),
-                segment=segment,
+                segment=(index(page.tilelength), index(page.tilewidth))
+                if page.is_tiled
+                else (index(page.rowsperstrip), cols),
                 offsets=np.array(page.dataoffsets, np.int64),
                 lengths=np.array(page.databytecounts, np.int64),
                 decode=decode,
