@@ -40,19 +40,16 @@ class Job:
     codec: str
     source: Rastered | None
 
-    def write(self, number: int, block: np.ndarray | None = None) -> int:
-        """Write one tile, then its record; doing it again with the same values changes nothing.
-
-        Returns how many of its pixels more than one entry covers, as far as that is known.
-        """
+    def write(self, number: int, block: np.ndarray | None = None) -> None:
+        """Write one tile, then its record; doing it again with the same values changes nothing."""
         with named(f"{self.about(number)} of {self.place.name}"), naming(self.place.name):
-            return self._write(self.layout.tile_at(number), block)
+            self._write(self.layout.tile_at(number), block)
 
     def about(self, number: int) -> str:
         """Return what messages call a tile."""
         return f"{self.variable}{[f'{s.start}:{s.stop}' for s in self.layout.tile_at(number)]}".replace("'", "")
 
-    def _write(self, tile: tuple[slice, ...], block: np.ndarray | None) -> int:
+    def _write(self, tile: tuple[slice, ...], block: np.ndarray | None) -> None:
         layout = self.layout
         array = self.place.array(self.variable, sharded=layout.shard is not None)
         places = layout.chunks_of(tile)
@@ -70,7 +67,6 @@ class Job:
         at = (0,) * facts.ndim
         record = self.place.record(self.variable)
         store_chunks(record, (*places, slice(0, 3)), layout.record(), "none", [(at, facts)])
-        return int(facts[..., 2].sum())
 
 
 def to_zarr(
@@ -218,7 +214,6 @@ def _write(
     place = replace(place, job=uuid.uuid4().hex)
     graphs: list[Any] = []
     about: list[str] = []
-    overlapping: dict[str, int] = {}
     for name, layout in plan.layouts.items():
         job = Job(place, name, layout, plan.options["codec"], plan.sources[name])
         left = _left(job, part or (1, 1))
@@ -226,12 +221,10 @@ def _write(
             graphs += _tasks(job, plan.graphs[name], left)
             about += [job.about(number) for number in left.tolist()]
             continue
-        counts = run(_work(job, left), f"{name} to {os.path.basename((final or place).name)}", progress=progress)
-        if len(left) == math.prod(layout.tile_grid):
-            overlapping[name] = sum(counts)
+        run(_work(job, left), f"{name} to {os.path.basename((final or place).name)}", progress=progress)
     # Together: they may share what they are computed from.
     run_graph(graphs, f"to {os.path.basename((final or place).name)}", progress=progress, about=about.__getitem__)
-    group = _finish(place, plan, overlapping)
+    group = _finish(place, plan)
     if part is None and not group.attrs[ATTRIBUTE]["complete"]:
         raise IIDStoreError(
             f"{place.name}: tiles were written where this process does not see them: tasks of other processes need a "
@@ -308,9 +301,10 @@ def _tasks_of(plan: Plan, part: tuple[int, int] | None) -> int:
     return sum(n if name in plan.graphs else len(_batches(plan.layouts[name], n)) for name, n in tiles.items())
 
 
-def _write_tiles(job: Job, numbers: np.ndarray) -> int:
-    """Write tiles, and return how many of their pixels more than one entry covers."""
-    return sum(job.write(number) for number in numbers.tolist())
+def _write_tiles(job: Job, numbers: np.ndarray) -> None:
+    # Returns nothing: what a worker holds for the client is made again when it dies.
+    for number in numbers.tolist():
+        job.write(number)
 
 
 def _tasks(job: Job, array: Any, left: np.ndarray) -> list[Any]:
@@ -331,24 +325,14 @@ def _remove_partial(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _finish(place: Place, plan: Plan, counted: Mapping[str, int]) -> Any:
-    """Complete the store if every tile is recorded.
-
-    Parameters
-    ----------
-    place, plan
-    counted
-        Pixels that more than one entry covers, of variables that this run has written whole.
-    """
+def _finish(place: Place, plan: Plan) -> Any:
+    """Complete the store if every tile is recorded."""
     if not all(_done(place, name, layout).all() for name, layout in plan.layouts.items()):
         return place.group("r")
     group: Any = place.group("r+")
     if group.attrs[ATTRIBUTE]["complete"]:
         return place.group("r")
-    overlapping = {
-        name: None if source is None else counted[name] if name in counted else _overlapping(group, name)
-        for name, source in plan.sources.items()
-    }
+    overlapping = {name: None if source is None else _overlapping(group, name) for name, source in plan.sources.items()}
     if place.folder is not None:
         _remove_partial(place.folder)
     group.attrs[ATTRIBUTE] = {**group.attrs[ATTRIBUTE], "complete": True, "overlapping_pixels": overlapping}
