@@ -26,6 +26,10 @@ from benchmarks import data, label_images
 from benchmarks.joining import remove
 from benchmarks.timing import Table, held
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from other_processes import alive, finished, stamp
+
 WORKERS = 3
 EVERY = 1.0
 """Seconds between two kills of a worker."""
@@ -323,29 +327,6 @@ def kill_client(job: str, source: str, target: Path, tiles: float, marks: Path) 
         time.sleep(0.05)
     remove(marks)
     return {path: stamp(path) for path in finished(job, target)}
-
-
-def finished(job: str, target: Path) -> list[Path]:
-    """Return what tells that tiles are whole: files, or records."""
-    folder = target / ("iid_record/label/c" if job == "export" else "tiles")
-    return [
-        path for path in folder.rglob("*") if path.is_file() and path.suffix in (".iid", "") and path.name[0] != "."
-    ]
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    """Return what changes when a file is written again."""
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns
-
-
-def alive(group: int) -> bool:
-    """Whether a process of a session lives."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def main(job: str, source: str, target: str, place: str) -> None:

@@ -152,7 +152,7 @@ class LockObjects:
             self._do(name, lambda path: self.fs.pipe_file(path, data, mode="create"))
         except FileExistsError:
             return False
-        except (NotImplementedError, TypeError):
+        except (NotImplementedError, TypeError):  # of file systems that know no mode, and of those that take none
             self.replace(name, data)
         return self.read(name) == data
 

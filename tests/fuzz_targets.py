@@ -44,6 +44,9 @@ GROWTH = 256 * 2**20
 LIMITS = iid_dask.Limits(max_decoded_bytes=2**22)
 STATUS = Path("/proc/self/status")
 
+COLUMNS = ("boxes", "areas", "first_region", "region_boxes", "region_bits")
+"""What an index tells of segments."""
+
 SIDE = 64
 """Rows and columns of the window that is painted."""
 
@@ -117,7 +120,7 @@ def read_file(data: bytes) -> str:
     try:
         with iid_dask.open(data, limits=LIMITS) as reader:
             reached = "columns"
-            _ = reader.columns, reader.shape, reader.groups, reader.entry_keys
+            columns, _ = reader.columns, (reader.shape, reader.groups, reader.entry_keys)
             reached = "names"
             reader.names()
             reached = "check"
@@ -144,6 +147,8 @@ def read_file(data: bytes) -> str:
         if sound:
             assert ask(plain) == asked, "other answers without the index"
             assert all(map(np.array_equal, paint(plain), painted)), "other pixels without the index"
+            for field in COLUMNS:
+                assert np.array_equal(getattr(columns, field), getattr(plain.columns, field)), f"other {field}"
     return "sound with index" if sound else "unsound with index"
 
 

@@ -30,8 +30,10 @@ from cluster_work import (
     write_in_place,
     write_late,
 )
+from conftest import linux_only
 from distributed import Client, LocalCluster, wait
 from label_images import discs
+from other_processes import alive, finished, stamp
 
 import iid_dask
 from iid_dask.running import Work, batches_of, run
@@ -199,7 +201,7 @@ def give_up_on_stopped(client: Client, local: LocalCluster, count: int) -> None:
     client.run_on_scheduler(give_up, list(stopped(local).values()))
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@linux_only
 def test_workers_that_wake_after_the_end_change_nothing(small, sources, expected, tmp_path):
     items = {"export": "zarr 3", "assemble": "tile 0 150", "consolidate": "range 0"}
     late = tmp_path / "late"
@@ -245,7 +247,7 @@ def test_a_tile_that_workers_die_of_is_named_and_the_others_are_kept(
         do(job, sources[job], target)
     assert tries(tmp_path / "marks")[item] <= 8
     assert len(made(tmp_path / "marks", job)) > 30
-    kept = finished_tiles(job, target)()
+    kept = finished(job, target)
     with_all_workers(workers)
     with faults(client, tmp_path / "again", no_fault):
         do(job, sources[job], target)
@@ -277,12 +279,11 @@ def test_a_client_that_is_killed_with_its_scheduler_goes_on_where_it_was(client,
     code = f"import sys; sys.path.insert(0, {folder!r}); import cluster_work; cluster_work.main(*sys.argv[1:])"
     words = [sys.executable, "-W", "ignore", "-c", code, job, sources[job], str(target)]
     child = subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    finished = finished_tiles(job, target)
-    until(lambda: len(finished()) > 60 or child.poll() is not None)
+    until(lambda: len(finished(job, target)) > 60 or child.poll() is not None)
     child.kill()
     assert child.wait() == -signal.SIGKILL
     until(lambda: not alive(child.pid))
-    kept = {path: stamp(path) for path in finished()}
+    kept = {path: stamp(path) for path in finished(job, target)}
     assert 60 < len(kept) < TILES
     with faults(client, tmp_path / "marks", no_fault):
         do(job, sources[job], target)
@@ -290,23 +291,3 @@ def test_a_client_that_is_killed_with_its_scheduler_goes_on_where_it_was(client,
     assert held(target) == expected[job]
     assert {path: stamp(path) for path in kept} == kept
     assert len(again) == TILES - len(kept)
-
-
-def finished_tiles(job: str, target: Path) -> Callable[[], list[Path]]:
-    """Tiles by what tells that they are whole: the file, or the record."""
-    folder = target / ("iid_record/label/c" if job == "export" else "tiles")
-    return lambda: [path for path in folder.rglob("*") if path.is_file() and path.suffix in (".iid", "")]
-
-
-def stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns
-
-
-def alive(group: int) -> bool:
-    """Whether any process of a session lives."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True

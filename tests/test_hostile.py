@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
+from conftest import linux_only
 from fuzz_targets import guarded
 
 import iid_dask
@@ -188,7 +189,6 @@ def test_json_that_other_programs_leave_in_tables_is_not_parsed(folder: Path, te
 
 # --- paths ------------------------------------------------------------------------------------------------------
 
-LINUX = sys.platform == "linux"
 OPENED, READ, CHANGED = 0x20, 0x01, 0x02 | 0x04 | 0x40 | 0x400 | 0x800
 """What inotify tells of a file: also what code that is not Python does."""
 
@@ -314,7 +314,7 @@ def put_path(name: str, path: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-@pytest.mark.skipif(not LINUX, reason="inotify is Linux's")
+@linux_only
 @pytest.mark.parametrize("path", ESCAPES)
 @pytest.mark.parametrize("verify", [True, False])
 def test_no_table_outside_the_folder_is_opened(folder: Path, outside: Path, path: str, verify: bool) -> None:
@@ -327,7 +327,7 @@ def test_no_table_outside_the_folder_is_opened(folder: Path, outside: Path, path
     assert len(str(caught.value)) < 1000 + len(str(folder))
 
 
-@pytest.mark.skipif(not LINUX, reason="inotify is Linux's")
+@linux_only
 @pytest.mark.parametrize("path", ESCAPES)
 def test_no_tile_outside_the_folder_is_opened(folder: Path, outside: Path, path: str) -> None:
     for canary in canaries(outside):
@@ -347,7 +347,7 @@ def set_paths(table: pa.Table, paths: list[str]) -> pa.Table:
     return table.set_column(table.column_names.index("path"), "path", pa.array(paths, pa.string()))
 
 
-@pytest.mark.skipif(not LINUX, reason="inotify is Linux's")
+@linux_only
 def test_a_canary_that_is_read_is_noticed(folder: Path, outside: Path) -> None:
     # The control: were the path followed, the mosaic would open, and who watches would know; also of Arrow's own reads.
     shutil.copy(outside / "canary", folder / "copy.parquet")

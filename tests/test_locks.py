@@ -11,40 +11,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from other_processes import HOLD, holding
 
 from iid_dask import locks
 from iid_dask.errors import IIDStoreError
 from iid_dask.lock_places import LockFolder, LockObjects
 from iid_dask.locks import Holder, acquire, claimed
-
-HOLD = """
-import sys, time
-from iid_dask.locks import claimed
-with claimed(sys.argv[1], "to_iid"):
-    print("held", flush=True)
-    time.sleep(120)
-"""
-
-
-@contextmanager
-def holding(target: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that has a target, until it is killed or the block ends."""
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(target)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert child.stdout.readline() == "held\n"
-        yield child
-    finally:
-        child.kill()
-        child.wait(timeout=30)
-        child.stdout.close()
 
 
 def lock_of(target: Path) -> Path:
@@ -223,7 +201,8 @@ def test_silence_is_measured_by_the_clock_of_the_folder_and_not_of_this_machine(
     # The lock was touched "now" by that clock, whatever the holder's or this one say.
     elsewhere(tmp_path / "out.iid", silent=0)
     later = [sys.executable, "-c", HOLD.replace("import sys, time", "import sys, time; time.time = lambda: 4e9")]
-    done = subprocess.run([*later, str(tmp_path / "out.iid")], capture_output=True, text=True, timeout=60, check=False)
+    command = [*later, str(tmp_path / "out.iid"), "to_iid"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert "IIDStoreError" in done.stderr
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import math
-import os
 import pickle
 import subprocess
 import sys
@@ -361,7 +360,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
 def test_what_is_open_is_read_in_forked_and_spawned_children(bucket, versions, tmp_path):
     put(bucket, "v.iid", versions[0].path)
     script = tmp_path / "children.py"

@@ -8,7 +8,6 @@ import os
 import pickle
 import shutil
 import signal
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
+from conftest import linux_only
 from failing_disks import BYTES, EXPECTED, can_trace, cut_under, faulty, read_ranges, straced
 from moving_files import (
     Version,
@@ -35,8 +35,6 @@ from moving_files import (
 import iid_dask
 from iid_dask.format import faults, source
 from iid_dask.format.source import LocalSource
-
-linux = pytest.mark.skipif(sys.platform != "linux", reason="counts in /proc")
 
 
 @pytest.fixture(autouse=True)
@@ -305,7 +303,7 @@ def test_closing_a_source_under_the_read_of_another_spoils_it_only_if_the_number
 # --- what is held -----------------------------------------------------------------------------------------------
 
 
-@linux
+@linux_only
 def test_open_read_and_close_leaks_nothing(versions):
     before, after = cycles(versions[0].path, 300)
     assert after.descriptors == before.descriptors
@@ -316,7 +314,7 @@ def test_open_read_and_close_leaks_nothing(versions):
     assert after.descriptors == before.descriptors + 40, "the count would show a leak"
 
 
-@linux
+@linux_only
 def test_reading_a_file_that_is_replaced_leaks_no_descriptor(versions, tmp_path):
     path = tmp_path / "live.iid"
     publish(versions[0].path, path)
@@ -346,6 +344,5 @@ def test_pickles_are_small(versions):
         assert len(pickle.dumps(ds.label.variable._data)) <= 2048
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
 def test_what_is_open_is_read_in_forked_and_spawned_children(versions, tmp_path):
     assert read_in_children(tmp_path, versions[0], 50) == {"parent": 50, "fork": 50, "spawn": 50, "forkserver": 50}

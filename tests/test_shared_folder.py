@@ -67,17 +67,17 @@ def hidden(folder: Path) -> list[str]:
 
 
 def test_a_folder_that_all_workers_see_passes_and_holds_nothing_after(client, tmp_path):
-    (tmp_path / "work").mkdir()
+    (tmp_path / "room").mkdir()
     (tmp_path / "out").mkdir()
-    with another_worker(client, tmp_path / "work"):
+    with another_worker(client, tmp_path / "room"):
         check_seen(tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_worker_with_another_folder_of_that_name_is_named(client, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "work").mkdir()
-    with another_worker(client, tmp_path / "work", *hidden(tmp_path / "out")) as address:
+    (tmp_path / "room").mkdir()
+    with another_worker(client, tmp_path / "room", *hidden(tmp_path / "out")) as address:
         start = time.monotonic()
         with pytest.raises(IIDStoreError) as caught:
             check_seen(tmp_path / "out")
@@ -109,12 +109,12 @@ def test_a_worker_without_the_folder_is_named_at_once(client, tmp_path, monkeypa
 
 def test_a_worker_that_reads_the_folder_and_cannot_write_there_is_named(client, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "work").mkdir()
+    (tmp_path / "room").mkdir()
     hidden(tmp_path / "out")
     read_only = f'mount --bind "{tmp_path}/out" "{tmp_path}/out" && mount -o remount,ro,bind "{tmp_path}/out"'
     before = ["unshare", "-m", "sh", "-c", f'{read_only} && exec "$@"', "sh"]
     with (
-        another_worker(client, tmp_path / "work", *before),
+        another_worker(client, tmp_path / "room", *before),
         pytest.raises(IIDStoreError, match="Read-only file system"),
     ):
         check_seen(tmp_path / "out")
@@ -123,19 +123,19 @@ def test_a_worker_that_reads_the_folder_and_cannot_write_there_is_named(client, 
 
 def test_a_worker_that_writes_to_a_place_of_its_own_is_named(client, tmp_path):
     (tmp_path / "out").mkdir()
-    (tmp_path / "work").mkdir()
+    (tmp_path / "room").mkdir()
     hidden(tmp_path / "out")
     # An overlay: what is here shows through, and what it writes stays with it.
     over = (
         f'mkdir -p "$D/up" "$D/tmp" && mount -t overlay -o lowerdir="{tmp_path}/out",upperdir="$D/up",workdir="$D/tmp"'
     )
-    mounts = f'D={tmp_path}/work/own && mkdir -p $D && mount -t tmpfs none $D && {over} none "{tmp_path}/out"'
+    mounts = f'D={tmp_path}/room/own && mkdir -p $D && mount -t tmpfs none $D && {over} none "{tmp_path}/out"'
     before = ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
     done = subprocess.run([*before, "true"], check=False, capture_output=True, text=True, timeout=30)
     if done.returncode:
         pytest.skip(f"no overlays here: {done.stderr.strip()}")
     with (
-        another_worker(client, tmp_path / "work", *before),
+        another_worker(client, tmp_path / "room", *before),
         pytest.raises(IIDStoreError, match="what it writes there is not seen here"),
     ):
         check_seen(tmp_path / "out")
@@ -161,10 +161,10 @@ def test_a_job_without_a_client_has_nothing_to_ask(tmp_path):
 
 
 def test_a_job_with_its_tiles_in_a_folder_that_a_worker_does_not_see_ends_at_once(client, tmp_path):
-    for name in ("out", "work"):
+    for name in ("out", "room"):
         (tmp_path / name).mkdir()
     labels = np.zeros((200, 200), np.uint8)
-    with another_worker(client, tmp_path / "work", *hidden(tmp_path / "out")) as address:
+    with another_worker(client, tmp_path / "room", *hidden(tmp_path / "out")) as address:
         with pytest.raises(IIDStoreError, match=r"out: 1 of 2 workers do not see this folder.*" + address):
             iid_dask.to_iid(labels, tmp_path / "out" / "a.iid", tile=50, progress=False)
         with pytest.raises(IIDStoreError, match=r"out: 1 of 2 workers do not see this folder.*" + address):

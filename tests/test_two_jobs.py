@@ -7,38 +7,16 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from label_images import discs
+from other_processes import holding
 
 import iid_dask
 
 LABELS = discs(300, 400, 60, seed=3)
-
-HOLD = """
-import sys, time
-from iid_dask.locks import claimed
-with claimed(sys.argv[1], "another job"):
-    print("held", flush=True)
-    time.sleep(100)
-"""
-
-
-@contextmanager
-def held(target: Path) -> Iterator[subprocess.Popen[str]]:
-    """Let another process work on a target."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(target)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def to_iid(folder: Path) -> Path:
@@ -94,7 +72,7 @@ def test_the_second_job_is_refused_while_the_first_lives_and_goes_on_when_it_is_
     shutil.copytree(mosaic, tmp_path, dirs_exist_ok=True)
     target = job(tmp_path)
     before = contents(tmp_path)
-    with held(target) as first:
+    with holding(target, "another job") as first:
         with pytest.raises(iid_dask.IIDStoreError, match=rf"another job is at work on it: .*process {first.pid} on"):
             job(tmp_path)
         assert contents(tmp_path).items() >= before.items()

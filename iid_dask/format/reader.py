@@ -256,15 +256,7 @@ class RecordReader(Reopened, Mapping[int, Entry]):
         return data
 
     def verify_segments(self, keys: np.ndarray, regions: np.ndarray, data: np.ndarray, places: np.ndarray) -> None:
-        """Compare whole segments that were read with the index: its checksums, and the boxes of regions.
-
-        Parameters
-        ----------
-        keys, regions : integer arrays, shape (n,)
-            A segment each, and the one of its regions that is wanted.
-        data : uint8 array
-        places : int64 array, shape (n,)
-            Where each segment begins in ``data``.
+        """Compare whole segments that were read with the index, as `find_damaged` does.
 
         Raises
         ------
