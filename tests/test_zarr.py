@@ -455,6 +455,42 @@ def test_a_killed_run_continues(tmp_path):
     assert iid_dask.check_zarr(store) == []
 
 
+class Killed(BaseException):
+    """What no code of ours catches."""
+
+
+def stored_bytes(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def test_killed_at_any_write_of_metadata_the_next_call_ends_with_the_same_bytes(tmp_path, monkeypatch):
+    write(US, tmp_path / "calm.zarr", chunks=128)
+    expected = stored_bytes(tmp_path / "calm.zarr")
+    replace, left = Path.replace, 0
+
+    def replace_some(self, target):
+        nonlocal left
+        if Path(target).name == "zarr.json":
+            left -= 1
+            if left == 0:
+                raise Killed
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_some)
+    for number in range(1, 1000):
+        store = tmp_path / f"{number}.zarr"
+        left = number
+        try:
+            write(US, store, chunks=128)
+        except Killed:
+            left = 0
+            write(US, store, chunks=128)
+            assert stored_bytes(store) == expected, f"killed at write {number}"
+        else:
+            break
+    assert number > 10
+
+
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
 def test_any_local_scheduler_writes_the_same_bytes(tmp_path, scheduler):
     with dask.config.set(scheduler=scheduler, num_workers=2):

@@ -335,9 +335,10 @@ def _finish(place: Place, plan: Plan) -> Any:
     overlapping = {name: None if source is None else _overlapping(group, name) for name, source in plan.sources.items()}
     if place.folder is not None:
         _remove_partial(place.folder)
-    group.attrs[ATTRIBUTE] = {**group.attrs[ATTRIBUTE], "complete": True, "overlapping_pixels": overlapping}
     with quiet():
-        zarr.consolidate_metadata(group.store)
+        group = zarr.consolidate_metadata(group.store)
+    # Last, and in one write: whoever finds it complete does nothing more.
+    group.attrs[ATTRIBUTE] = {**group.attrs[ATTRIBUTE], "complete": True, "overlapping_pixels": overlapping}
     for name, count in overlapping.items():
         if count:
             warnings.warn(
