@@ -23,12 +23,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import iid_dask
+from iid_dask.export import completion
 from iid_dask.export import zarr as export
 from iid_dask.export.chunks import joined
 from iid_dask.export.completion import chunk_facts
 from iid_dask.export.layout import plan_layout
 from iid_dask.export.sources import find_raster
-from iid_dask.export.store import RECORD, Place
+from iid_dask.export.store import RECORD, Place, stored_sizes
 from iid_dask.export.template import begun
 
 DATA = Path(__file__).parent / "data"
@@ -786,3 +787,29 @@ def test_a_store_that_may_not_be_written_is_checked(store):
     read_only = zarr.storage.LocalStore(store, read_only=True)
     assert iid_dask.check_zarr(read_only) == []
     assert iid_dask.open_zarr(read_only).label.shape == (600, 1000)
+
+
+@pytest.mark.parametrize("slab", [1, 2, 5, 6, 7, 1000])
+def test_a_record_is_read_whole_however_few_of_its_chunks_are_held_at_once(monkeypatch, slab):
+    monkeypatch.setattr(completion, "SLAB", slab)
+    values = np.random.default_rng(slab).integers(0, 9, (3, 7, 5, 3), np.uint64)
+    array = zarr.create_array({}, data=values, chunks=(1, 2, 2, 3))
+    found, most = np.zeros_like(values), 0
+    for at, facts in completion.record_slabs(array):
+        assert not found[at].any() or not facts.any()
+        found[at] += facts
+        most = max(most, facts.size // (2 * 2 * 3))
+    assert np.array_equal(found, values)
+    assert most <= slab
+
+
+@pytest.mark.parametrize("kind", ["folder", "memory", "url"])
+def test_sizes_are_those_of_the_stored_objects(tmp_path, kind):
+    place = {"folder": str(tmp_path / "a"), "memory": zarr.storage.MemoryStore(), "url": f"memory://{uuid.uuid4()}/a"}
+    group = zarr.open_group(place[kind], mode="w")
+    group.create_array("b/c", data=np.eye(5, dtype="u1"), chunks=(2, 2), compressors=None)
+    group.create_array("b/cc", data=np.eye(5, dtype="u1"), chunks=(2, 2), compressors=None)
+    kept = {"c/0/0", "c/1/1", "c/2/2"}
+    assert stored_sizes(group, "b/c") == dict.fromkeys(kept, 4)
+    assert stored_sizes(group["b"], "c") == dict.fromkeys(kept, 4)
+    assert stored_sizes(group, "none") == {}

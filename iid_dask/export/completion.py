@@ -6,7 +6,7 @@ import json
 import math
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,9 @@ from iid_dask.running import Work, batches_of, run, threads_in_scope
 
 VERSION = 1
 """Of the completion record."""
+
+SLAB = 4096
+"""Chunks of a record that are read at once."""
 
 
 def chunk_facts(block: np.ndarray, layout: Layout) -> np.ndarray:
@@ -151,12 +154,25 @@ def _column(array: Any) -> xr.Variable:
     return xr.Variable(array.metadata.dimension_names, array[...])
 
 
+def record_slabs(record: Any) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
+    """Yield a record in order, some thousand chunks at a time: zarr takes a KB of memory for each that it reads."""
+    budget, sides = SLAB, []
+    for size, chunk in zip(reversed(record.shape), reversed(record.chunks), strict=True):
+        sides.append(chunk * max(1, min(budget, -(-size // chunk))))
+        budget //= sides[-1] // chunk
+    for at in Layout(record.shape, record.chunks, None, tuple(reversed(sides))).tiles():
+        yield at, np.asarray(record[at])
+
+
 def _lost(group: Any, name: str) -> list[str]:
     """Name the stored objects of an array that hold pixels by the record, but are missing or empty."""
     try:
-        array, pixels = group[name], np.asarray(group[f"{RECORD}/{name}"][..., 0])
+        array, record = group[name], group[f"{RECORD}/{name}"]
     except KeyError as error:
         return [f"{name}: {error.args[0]} is missing"]
+    pixels = np.zeros(record.shape[:-1], np.uint64)
+    for slab, facts in record_slabs(record):
+        pixels[slab[:-1]] = facts[..., 0]
     unit = array.shards or array.chunks
     steps = [u // c for u, c in zip(unit, array.chunks, strict=True)]
     sizes = stored_sizes(group, name)

@@ -8,14 +8,14 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import zarr
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
+from zarr.storage import FsspecStore, LocalStore
 
 from iid_dask.once import Once
 from iid_dask.pipelines import fastest_pipeline
@@ -106,29 +106,32 @@ class Place:
         return _arrays.get(token, opened, alone=True)
 
 
-def stored_keys(group: zarr.Group, path: str) -> list[str]:
-    """Return the key below the array of every stored object of it, such as "c/0/1"."""
-    prefix = _prefix(group, path)
-
-    async def collect() -> list[str]:
-        return [key[len(prefix) - 2 :] async for key in group.store.list_prefix(prefix)]
-
-    return sync(collect())
-
-
-def _prefix(group: zarr.Group, path: str) -> str:
-    return "/".join(part for part in (group.store_path.path, path, "c") if part) + "/"
-
-
 def stored_sizes(group: zarr.Group, path: str) -> dict[str, int]:
-    """Return the size in bytes of every stored object of an array, by its key below the array."""
-    keys, start = stored_keys(group, path), _prefix(group, path)[:-2]
+    """Return the size in bytes of every stored object of an array, by its key below the array, such as "c/0/1"."""
+    prefix = "/".join(part for part in (group.store_path.path, path, "c") if part) + "/"
+    if isinstance(group.store, LocalStore):  # zarr takes 50 times as long for names alone
+        return dict(_sizes_below(os.path.join(group.store.root, prefix), "c/"))
+    return sync(_listed(group.store, prefix))
 
-    async def collect() -> dict[str, int]:
-        sizes = await asyncio.gather(*(group.store.getsize(start + key) for key in keys))
-        return dict(zip(keys, sizes, strict=True))
 
-    return sync(collect())
+def _sizes_below(folder: str, prefix: str) -> Iterator[tuple[str, int]]:
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _sizes_below(entry.path, f"{prefix}{entry.name}/")
+            else:
+                yield prefix + entry.name, entry.stat().st_size
+
+
+async def _listed(store: Any, prefix: str) -> dict[str, int]:
+    if isinstance(store, FsspecStore):  # a listing tells the sizes, of which zarr asks one by one
+        start = f"{store.path}/{prefix}".lstrip("/")
+        found = await store.fs._find(start, detail=True, withdirs=False)
+        if all(told.get("size") is not None for told in found.values()):
+            return {f"c/{name.lstrip('/').removeprefix(start)}": told["size"] for name, told in found.items()}
+    keys = [key async for key in store.list_prefix(prefix)]
+    sizes = await asyncio.gather(*(store.getsize(key) for key in keys))
+    return {f"c/{key.removeprefix(prefix)}": size for key, size in zip(keys, sizes, strict=True)}
 
 
 @contextmanager

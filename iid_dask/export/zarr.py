@@ -19,10 +19,11 @@ import zarr
 
 from iid_dask.errors import IIDStoreError, IIDWarning
 from iid_dask.export.chunks import joined, store_chunks
+from iid_dask.export.completion import record_slabs
 from iid_dask.export.layout import TASK_PIXELS, Layout, pair, plan_layout
 from iid_dask.export.plan import plan_export
 from iid_dask.export.sources import Rastered, cut, find_raster
-from iid_dask.export.store import ATTRIBUTE, RECORD, Place, naming, quiet, stored_keys
+from iid_dask.export.store import ATTRIBUTE, RECORD, Place, naming, quiet, stored_sizes
 from iid_dask.export.template import Plan, begun, beside, compressors, prepare, put_in_place, table_of
 from iid_dask.locks import claimed
 from iid_dask.running import Work, batches_of, named, run, run_graph, threads_in_scope
@@ -264,7 +265,7 @@ def _done(place: Place, name: str, layout: Layout) -> np.ndarray:
     """Return which tiles are recorded, bool, shape ``layout.tile_grid``."""
     # By the names of the record's chunks, one a tile, which appear whole: to read them takes long where they are many.
     done = np.zeros(layout.tile_grid, bool)
-    for key in stored_keys(place.group("r"), f"{RECORD}/{name}"):
+    for key in stored_sizes(place.group("r"), f"{RECORD}/{name}"):
         *at, last = key.split("/")[1:]
         if last == "0":  # else a name that it had until it was whole
             done[tuple(map(int, at))] = True
@@ -316,7 +317,7 @@ def _tasks(job: Job, array: Any, left: np.ndarray) -> list[Any]:
 
 def _overlapping(group: Any, name: str) -> int:
     """Return the pixels that more than one entry covers, by the record."""
-    return int(np.asarray(group[f"{RECORD}/{name}"][..., 2]).sum())
+    return sum(int(facts[..., 2].sum()) for _, facts in record_slabs(group[f"{RECORD}/{name}"]))
 
 
 def _remove_partial(folder: Path) -> None:
