@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 import warnings
@@ -15,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
+
+import numpy as np
 
 from benchmarks import data, fresh, label_images
 from benchmarks.joining import remove
@@ -146,6 +149,7 @@ def main(text: str) -> None:
     warnings.simplefilter("ignore")
     options = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
     with LocalCluster(n_workers=workers, threads_per_worker=1, **options) as local, Client(local) as client:
+        client.run(warm)
         nothing(BATCH, 1)  # loads what is loaded once
         sent: list[float] = []
         submit = client.submit
@@ -156,6 +160,17 @@ def main(text: str) -> None:
         whole = time.perf_counter() - start
         told = {"batches": len(sent), "first": sent[0] - start, "whole": whole, "memory": fresh.peak() - idle}
     print(json.dumps(told))
+
+
+def warm() -> None:
+    """Load in a worker what it loads once: a second or two, which are no part of what a tile costs."""
+    import dask
+
+    import iid_dask
+
+    with dask.config.set(scheduler="synchronous"), tempfile.TemporaryDirectory() as folder:
+        iid_dask.to_zarr(iid_dask.sample("us"), f"{folder}/us.zarr", progress=False)
+        iid_dask.to_iid(np.eye(64, dtype="u4"), f"{folder}/eye.iid", progress=False)
 
 
 def noting(submit: Callable[..., Any], sent: list[float]) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 import uuid
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 
 import dask
@@ -456,6 +458,67 @@ def test_a_killed_run_continues(tmp_path):
     assert iid_dask.check_zarr(store) == []
 
 
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def turn_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("shards", [None, 80])
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_was_damaged_meanwhile_is_made_again_and_nothing_else(tmp_path, monkeypatch, shards, whole):
+    monkeypatch.setattr("iid_dask.export.layout.TILE", 40)
+    options = {"chunks": 40, "shards": shards, "codec": "none"}
+    calm, store = tmp_path / "calm.zarr", tmp_path / "us.zarr"
+    write(US, calm, **options)
+    made, real = [], export.Job.write
+
+    def counted(self, number, block=None):
+        if not whole and len(made) == 60:
+            raise OSError("the power failed")
+        made.append(number)
+        real(self, number, block)
+
+    monkeypatch.setattr(export.Job, "write", counted)
+    with dask.config.set(scheduler="synchronous"):
+        with nullcontext() if whole else pytest.raises(OSError, match="power"):
+            write(US, store, **options)
+        side = shards or 40
+        paths = [path for path in chunk_files(store) if path.stat().st_size]
+        damaged, cols = set(), -(-1000 // side)
+        stray = next(n for n in made if not (store / f"label/c/{n // cols}/{n % cols}").exists())
+        (store / f"label/c/{stray // cols}").mkdir(exist_ok=True)
+        (store / f"label/c/{stray // cols}/{stray % cols}").write_bytes(b"\xff" * 4 * side**2)
+        damaged.add(stray)
+        for number, path in enumerate(random.Random(3).sample(paths, 30)):
+            row, col = map(int, path.relative_to(store / "label/c").parts)
+            damaged.add(row * cols + col)
+            (truncate, zero, empty, Path.unlink, turn_a_bit)[number % 5](path)
+        done = set(made)
+        monkeypatch.setattr(export.Job, "write", real)
+        shutil.copytree(store, tmp_path / "trusted.zarr")
+        write(US, tmp_path / "trusted.zarr", resume="trust", **options)
+        assert len(iid_dask.check_zarr(tmp_path / "trusted.zarr")) >= 6, "the control believes the records"
+        again = []
+        monkeypatch.setattr(export.Job, "write", lambda job, n, block=None: (again.append(n), real(job, n, block)))
+        write(US, store, **options)
+    assert set(again) == damaged | (set(range(-(-600 // side) * cols)) - done)
+    assert len(again) == len(set(again))
+    assert stored_bytes(store) == stored_bytes(calm)
+
+
 class Killed(BaseException):
     """What no code of ours catches."""
 
@@ -554,6 +617,7 @@ def test_a_bar_is_shown_on_stderr(tmp_path, capsys):
         ({"codec": "zip"}, ValueError, "'zstd-1' to 'zstd-22'"),
         ({"codec": "zstd-99"}, ValueError, "'zstd-1' to 'zstd-22'"),
         ({"part": (0, 3)}, ValueError, "part"),
+        ({"resume": "x"}, ValueError, "resume = 'x'"),
     ],
 )
 def test_bad_options_are_refused_before_anything_is_written(tmp_path, options, error, words):

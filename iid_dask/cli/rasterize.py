@@ -61,6 +61,7 @@ def _shards(context: click.Context, parameter: click.Parameter, value: str) -> A
 @click.option("--codec", default="zstd-1", show_default=True)
 @click.option("--part", callback=read_part, help="Write only part I/N of the tiles, for array jobs.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
+@click.option("--trust", is_flag=True, help="Continue without reading finished tiles again.")
 @click.option("--dry-run", is_flag=True, help="Say what it will take, and write nothing.")
 @on_cluster
 @click.option("--progress/--no-progress", default=None, help="Show a bar; default: on a terminal.")
@@ -74,6 +75,7 @@ def rasterize(
     codec: str,
     part: tuple[int, int] | None,
     overwrite: bool,
+    trust: bool,
     dry_run: bool,
     cluster: AbstractContextManager[None],
     progress: bool | None,
@@ -94,6 +96,7 @@ def rasterize(
             "codec": codec,
             "part": part,
             "overwrite": overwrite,
+            "resume": "trust" if trust else True,
             "progress": shown(progress),
         }
         if dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import uuid
@@ -9,11 +10,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 import xarray as xr
 import zarr
+from zarr.core.sync import sync
 
 from iid_dask import kernels
 from iid_dask.errors import IIDStoreError
@@ -224,6 +227,62 @@ def check_zarr(
         for found in run(work, f"check {name} of {place.name}", progress=progress):
             lines += found
     return [IIDStoreError(f"{place.name}: {line}") for line in lines]
+
+
+def unsound_tiles(place: Place, name: str, layout: Layout, numbers: np.ndarray, *, progress: bool) -> np.ndarray:
+    """Return which tiles do not hold what their record says, as their numbers.
+
+    Parameters
+    ----------
+    place : Place
+        With a job.
+    name
+        Of the variable.
+    layout
+    numbers : integer array
+        Of tiles that are recorded.
+    progress
+        Show a bar.
+    """
+    if not len(numbers):
+        return numbers
+    size = math.prod(layout.tile)
+    work = Work(
+        _unsound,
+        (place, name, layout),
+        batches_of(len(numbers), max(1, TASK_PIXELS // size), threads_in_scope()),
+        arguments=lambda start, stop: (numbers[start:stop],),
+        pixels=lambda start, stop: (stop - start) * size,
+    )
+    found = run(work, f"check what is there of {name}", progress=progress)
+    return np.array([number for numbers in found for number in numbers], np.intp)
+
+
+def _unsound(shared: tuple[Place, str, Layout], numbers: np.ndarray) -> list[int]:
+    place, name, layout = shared
+    return [number for number in numbers.tolist() if _compare(place, name, layout, layout.tile_at(number))]
+
+
+def forget_tiles(place: Place, name: str, layout: Layout, numbers: np.ndarray) -> None:
+    """Remove the records of tiles, and then all that is stored of them, so that nothing of it is read or stays.
+
+    For the process that has the job: a task that ends late would remove what was made again.
+    """
+    group = place.group("r+")
+    cut = layout.record()
+    for path, unit in ((f"{RECORD}/{name}", cut.chunk), (name, layout.shard or layout.chunk)):
+        array: Any = group[path]
+        for number in numbers.tolist():
+            tile = layout.tile_at(number)
+            if path != name:
+                tile = (*layout.chunks_of(tile), slice(0, 3))
+            objects = [range(part.start // u, -(-part.stop // u)) for part, u in zip(tile, unit, strict=True)]
+            keys = [f"{array.store_path.path}/{array.metadata.encode_chunk_key(at)}" for at in product(*objects)]
+            sync(_delete(group.store, keys))
+
+
+async def _delete(store: Any, keys: list[str]) -> None:
+    await asyncio.gather(*map(store.delete, keys))
 
 
 def _pixels_of(layout: Layout, start: int, stop: int) -> int:

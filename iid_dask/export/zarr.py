@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dask
 import numpy as np
@@ -19,7 +19,7 @@ import zarr
 
 from iid_dask.errors import IIDStoreError, IIDWarning
 from iid_dask.export.chunks import joined, store_chunks
-from iid_dask.export.completion import record_slabs
+from iid_dask.export.completion import forget_tiles, record_slabs, unsound_tiles
 from iid_dask.export.layout import TASK_PIXELS, Layout, pair, plan_layout
 from iid_dask.export.plan import plan_export
 from iid_dask.export.sources import Rastered, cut, find_raster
@@ -29,6 +29,8 @@ from iid_dask.locks import claimed
 from iid_dask.running import Work, batches_of, named, run, run_graph, threads_in_scope
 from iid_dask.running.admission import admit
 from iid_dask.shared import check_seen
+
+Resume = Literal[True, False, "trust"]
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def to_zarr(
     chunks: int | tuple[int, int] = 1024,
     shards: Any = "auto",
     codec: str = "zstd-1",
-    resume: bool = True,
+    resume: Resume = True,
     overwrite: bool = False,
     part: tuple[int, int] | None = None,
     progress: bool = True,
@@ -102,8 +104,9 @@ def to_zarr(
         Rows and columns of a shard. "auto": none, which is the fastest, unless there are over 100,000 chunks.
     codec : "zstd-LEVEL" or "none"
         Level 1 to 22.
-    resume : bool
-        Continue an interrupted run with the same parameters: tiles whose record is there are not made again.
+    resume : bool or "trust"
+        Continue an interrupted run with the same parameters: tiles that hold what their record says are not made
+        again; "trust": those that have a record, without reading them.
         For datasets that are not windows of a file "the same" is the name that dask gives their graph: where data
         behind that name may have changed, use ``overwrite=True``.
     overwrite : bool
@@ -141,6 +144,8 @@ def to_zarr(
     >>> int(iid_dask.open_zarr(store).label.max())
     50
     """
+    if resume not in (True, False, "trust"):
+        raise ValueError(f'resume = {resume!r}: expected True, False or "trust"')
     chosen, place = _options(variables, chunks, shards, codec), Place.of(store, storage_options)
     checked = _part(part)
     with _opened(source, options) as ds, naming(place.name):
@@ -190,12 +195,12 @@ def _part(part: tuple[int, int] | None) -> tuple[int, int] | None:
 def _write(
     plan: Plan,
     place: Place,
-    resume: bool,
+    resume: Resume,
     overwrite: bool,
     part: tuple[int, int] | None,
     progress: bool,
 ) -> Any:
-    fingerprint = plan.fingerprint()
+    fingerprint, verify = plan.fingerprint(), resume != "trust"
     final = None
     if overwrite and place.folder is not None:
         record = begun(place) if (place.folder / "zarr.json").is_file() and part is not None else None
@@ -204,20 +209,20 @@ def _write(
         else:
             final = place.folder
             # Other parts' tiles are kept; those of an earlier run only where it is certain that they are the same.
-            new = beside(final, fingerprint, resume=part is not None or (resume and not plan.graphs))
+            new = beside(final, fingerprint, resume=part is not None or (bool(resume) and not plan.graphs))
             place, resume, overwrite = replace(place, target=str(new)), True, False
     elif overwrite and place.folder is None and plan.graphs:
         raise ValueError(
             f"{place.name}: overwrite=True removes the old store first here, and this dataset may still read it; write "
             "to another place"
         )
-    prepare(plan, place, fingerprint, resume=resume, overwrite=overwrite, part=part[0] if part else None)
+    prepare(plan, place, fingerprint, resume=bool(resume), overwrite=overwrite, part=part[0] if part else None)
     place = replace(place, job=uuid.uuid4().hex)
     graphs: list[Any] = []
     about: list[str] = []
     for name, layout in plan.layouts.items():
         job = Job(place, name, layout, plan.options["codec"], plan.sources[name])
-        left = _left(job, part or (1, 1))
+        left = _left(job, part or (1, 1), verify=verify, progress=progress)
         if name in plan.graphs:
             graphs += _tasks(job, plan.graphs[name], left)
             about += [job.about(number) for number in left.tolist()]
@@ -272,11 +277,17 @@ def _done(place: Place, name: str, layout: Layout) -> np.ndarray:
     return done
 
 
-def _left(job: Job, part: tuple[int, int]) -> np.ndarray:
-    """Return the numbers of the tiles of part I of N that are not recorded."""
+def _left(job: Job, part: tuple[int, int], *, verify: bool, progress: bool) -> np.ndarray:
+    """Return the numbers of the tiles of part I of N that are not recorded, or are not what their record says."""
     number, of = part
-    left = np.flatnonzero(~_done(job.place, job.variable, job.layout).ravel())
-    return left[left % of == number - 1]
+    done = _done(job.place, job.variable, job.layout).ravel()
+    mine = np.arange(number - 1, len(done), of)
+    left, there = mine[~done[mine]], mine[done[mine]]
+    if not verify:
+        return left
+    unsound = unsound_tiles(job.place, job.variable, job.layout, there, progress=progress)
+    forget_tiles(job.place, job.variable, job.layout, unsound)
+    return np.union1d(left, unsound)
 
 
 def _work(job: Job, left: np.ndarray) -> Work:
