@@ -9,6 +9,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,27 @@ from iid_dask.mosaic import consolidate as mosaic
 
 LOOPBACK = {"dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
 """Options of a LocalCluster that nobody outside can reach."""
+
+
+@contextmanager
+def separate_cluster(file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a scheduler, which is given, and two workers in processes of their own; a file tells its address."""
+    words = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard"]
+    python = [sys.executable, "-m"]
+    scheduler = [*python, "distributed.cli.dask_scheduler", *words, "--port", "0"]
+    worker = [*python, "distributed.cli.dask_worker", *words, "--nthreads", "1", "--nworkers", "2"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": file.parent}
+    children = [subprocess.Popen(command, **quiet) for command in (scheduler, worker)]
+    try:
+        deadline = time.monotonic() + 60
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield children[0]
+    finally:
+        for child in reversed(children):
+            child.terminate()
+        for child in children:
+            child.wait(30)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 import zarr
-from cluster_work import SMALL
+from cluster_work import SMALL, separate_cluster
 from distributed import Client
 from distributed.comm import tcp
 from hypothesis import HealthCheck, given, settings
@@ -38,27 +37,13 @@ US = iid_dask.sample("us")
 def scheduler_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A scheduler and two workers in processes of their own, as on a cluster; the file that tells its address."""
     file = tmp_path_factory.mktemp("cluster") / "scheduler.json"
-    words = ["--scheduler-file", str(file), "--host", "127.0.0.1", "--no-dashboard"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": file.parent}
-    python = [sys.executable, "-m"]
-    scheduler = [*python, "distributed.cli.dask_scheduler", *words, "--port", "0"]
-    worker = [*python, "distributed.cli.dask_worker", *words, "--nthreads", "1", "--nworkers", "2"]
-    children = [subprocess.Popen(command, **quiet) for command in (scheduler, worker)]
-    try:
+    with separate_cluster(file):
         yield file
-    finally:
-        for child in reversed(children):
-            child.terminate()
-        for child in children:
-            child.wait(30)
 
 
 @pytest.fixture(scope="module")
 def client(scheduler_file: Path) -> Iterator[Client]:
     """A client in scope."""
-    deadline = time.monotonic() + 60
-    while not scheduler_file.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
     with Client(scheduler_file=str(scheduler_file)) as client:
         client.wait_for_workers(2, timeout=60)
         yield client

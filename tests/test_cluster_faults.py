@@ -26,6 +26,7 @@ from cluster_work import (
     give_up,
     no_fault,
     quick_workers,
+    separate_cluster,
     tries,
     write_in_place,
     write_late,
@@ -291,3 +292,23 @@ def test_a_client_that_is_killed_with_its_scheduler_goes_on_where_it_was(client,
     assert held(target) == expected[job]
     assert {path: stamp(path) for path in kept} == kept
     assert len(again) == TILES - len(kept)
+
+
+def test_a_scheduler_that_dies_ends_the_job_and_the_next_one_goes_on(small, sources, expected, tmp_path):
+    target, file = tmp_path / "out", tmp_path / "scheduler.json"
+    with separate_cluster(file) as scheduler, Client(scheduler_file=str(file)) as client:
+        client.wait_for_workers(2, timeout=60)
+        killer = threading.Thread(
+            target=lambda: until(lambda: len(finished("export", target)) > 60) or scheduler.kill()
+        )
+        killer.start()
+        start = time.monotonic()
+        with pytest.raises(iid_dask.IIDWorkerError, match=r"the scheduler is gone.*the same call continues"):
+            do("export", sources["export"], target)
+        killer.join()
+        assert time.monotonic() - start < 60
+    kept = {path: stamp(path) for path in finished("export", target)}
+    assert 60 < len(kept) < TILES
+    do("export", sources["export"], target)
+    assert held(target) == expected["export"]
+    assert {path: stamp(path) for path in kept} == kept
