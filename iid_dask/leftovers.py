@@ -7,6 +7,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -22,9 +23,6 @@ QUIET = 3600.0
 
 GRACE = 60.0
 """Seconds by which the last change of a job may follow the last sign of life in its lock."""
-
-FRESH = 2.0
-"""Seconds within which who makes a temporary file has locked it."""
 
 Fate = Literal["remove", "put in place", "keep"]
 
@@ -91,8 +89,13 @@ def clean(folder: str | os.PathLike[str], *, dry_run: bool = False) -> list[str]
     >>> os.listdir(folder)
     []
     """
-    wanted = (found for found in leftovers(folder) if found.fate != "keep")
-    return sorted(str(found.path) for found in wanted if dry_run or _carry_out(found))
+    return sorted(str(found.path) for found, done in cleaned(folder, dry_run=dry_run) if done)
+
+
+def cleaned(folder: str | os.PathLike[str], *, dry_run: bool) -> Iterator[tuple[Leftover, bool]]:
+    """Do what `clean` does, and yield everything that was found, and whether it was, or would be, removed or named."""
+    for found in leftovers(folder):
+        yield found, found.fate != "keep" and (dry_run or _carry_out(found))
 
 
 def leftovers(folder: str | os.PathLike[str]) -> list[Leftover]:
@@ -156,9 +159,10 @@ def _temporary(path: Path, match: re.Match[str]) -> Leftover | None:
         return _by_lock(path, match["target"], "a store that a job had begun") if _is_store(path) else None
     if not path.is_file():
         return None
-    if _is_locked(path) or _last_sign(path.parent, match["target"]) == math.inf or _age(path) < FRESH:
+    if _is_locked(path):
         return Leftover(path, "keep", "a file that a process is writing")
-    return Leftover(path, "remove", "a file that a killed process was writing")
+    # Not locked says little: other programs give such names, and locks of other machines may not be seen here.
+    return _by_lock(path, match["target"], "a file that a process was writing")
 
 
 def _scratch(path: Path, match: re.Match[str]) -> Leftover | None:
@@ -234,7 +238,11 @@ def _is_store(path: Path) -> bool:
     if not path.is_dir():
         return False
     files = [entry.name for entry in os.scandir(path) if not entry.is_dir()]
-    return not files or any(name.startswith("zarr.json") for name in files)
+    if files:
+        return any(name.startswith("zarr.json") for name in files)
+    # Metadata of arrays, and chunks, which have numbers for names.
+    below = (name for _, _, names in os.walk(path) for name in names)
+    return all(re.fullmatch(r"zarr\.json.*|zarr\..*\.partial|c|\d+(\..*)?", name) for name in below)
 
 
 def _record(store: Path) -> dict[str, Any] | None:
@@ -281,7 +289,10 @@ def _by_lock(path: Path, target: str, what: str, *own: Path) -> Leftover:
 def _age(path: Path) -> float:
     """Return the seconds since the last change below a path, by the clock of its file system."""
     probe = path.parent / f".iid.{os.urandom(8).hex()}.probe"
-    probe.touch(exist_ok=False)
+    try:
+        probe.touch(exist_ok=False)
+    except OSError:  # a folder that may not be written; nothing is removed there
+        return time.time() - _changed(path)
     try:
         return probe.stat().st_mtime - _changed(path)
     finally:

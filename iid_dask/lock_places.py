@@ -65,12 +65,20 @@ class LockFolder:
             if error.errno not in _NO_LINKS:
                 raise
             # Who looks before the next line counts it as one of another machine, made just now.
-            with suppress(FileExistsError), open(path, "xb") as file:
-                file.write(data)
-                return True
-            return False
+            return self._create_here(path, data)
         finally:
             self._unlink(temporary)
+
+    def _create_here(self, path: str, data: bytes) -> bool:
+        with suppress(FileExistsError), open(path, "xb") as file:
+            try:
+                file.write(data)
+                file.flush()
+            except BaseException:
+                self._unlink(path)  # an empty lock would be one of another machine, made just now
+                raise
+            return True
+        return False
 
     def read(self, name: str) -> bytes | None:
         """Return what a file holds, of its first 64 KiB."""

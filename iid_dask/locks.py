@@ -253,7 +253,7 @@ def _beating(place: LockPlace, name: str, mine: Holder) -> Iterator[None]:
                     _say_lost(place, name, mine)
                     return
                 place.touch(name, mine.dump())
-            except OSError as error:
+            except Exception as error:
                 _log.warning("%s: its lock could not be touched: %s", mine.target, error)
 
     thread = threading.Thread(target=beat, name=f"lock of {mine.target}", daemon=True)
@@ -272,7 +272,7 @@ def _release(place: LockPlace, name: str, mine: Holder) -> None:
             place.remove(name)
         else:
             _say_lost(place, name, mine)
-    except OSError as error:
+    except Exception as error:
         _log.warning("%s: its lock could not be removed: %s", mine.target, error)
 
 

@@ -52,7 +52,7 @@ def check_seen(folder: str | os.PathLike[str]) -> None:
     try:
         # By the workers' event loops: those that are busy answer, too.
         answers = client.run(answer, probe, token, on_error="return")
-        unseen = _unseen(answers, probe, token)
+        unseen = _unseen(answers, token)
         unseen = {worker: why for worker, why in unseen.items() if worker in client.nthreads()}
     finally:
         for name in os.listdir(path):
@@ -63,8 +63,8 @@ def check_seen(folder: str | os.PathLike[str]) -> None:
         raise IIDStoreError(_words(path, unseen, len(answers)))
 
 
-def answer(probe: str, token: str, dask_worker: Any = None) -> str:
-    """Read a probe and write an answer beside it, on a worker; return what is wrong, or nothing.
+def answer(probe: str, token: str) -> tuple[str, str]:
+    """Read a probe and write an answer beside it, on a worker.
 
     Parameters
     ----------
@@ -72,46 +72,43 @@ def answer(probe: str, token: str, dask_worker: Any = None) -> str:
         Path.
     token
         What it must hold.
-    dask_worker
-        Given by the worker.
+
+    Returns
+    -------
+    (path, what is wrong)
+        One of them is empty.
     """
     host = socket.gethostname()
     try:
         found = _read_soon(probe)
         if found != token:
-            return f"host {host}: another folder is there"
-        _write(_answer_path(probe, dask_worker.address), token)
+            return "", f"host {host}: another folder is there"
+        path = f"{probe}.{uuid.uuid4().hex}"
+        _write(path, token)
     except OSError as error:
-        return f"host {host}: {error.strerror}: {error.filename}"
-    return ""
+        return "", f"host {host}: {error.strerror}: {error.filename}"
+    return path, ""
 
 
-def _unseen(answers: Mapping[str, Any], probe: str, token: str) -> dict[str, str]:
+def _unseen(answers: Mapping[str, Any], token: str) -> dict[str, str]:
     """Return what is wrong with each worker that does not see what this process sees."""
-    wrong = {}
+    wrong, start = {}, time.monotonic()
     for worker, said in answers.items():
         if isinstance(said, BaseException):
             wrong[worker] = f"{type(said).__name__}: {said}"
-        elif said:
-            wrong[worker] = said
-        else:
-            path = _answer_path(probe, worker)
-            try:
-                if _read_soon(path) != token:
-                    wrong[worker] = f"{path} holds something else"
-            except OSError:
-                wrong[worker] = "what it writes there is not seen here"
+            continue
+        path, why = said
+        try:
+            if why or _read_soon(path, start) != token:
+                wrong[worker] = why or f"{path} holds something else"
+        except OSError:
+            wrong[worker] = "what it writes there is not seen here"
     return wrong
 
 
-def _answer_path(probe: str, worker: str) -> str:
-    safe = "".join(c if c.isalnum() else "_" for c in worker)
-    return f"{probe}.{safe}"
-
-
-def _read_soon(path: str) -> str:
-    """Read a file that somebody else has written just now."""
-    start = time.monotonic()
+def _read_soon(path: str, start: float | None = None) -> str:
+    """Read a file that somebody else has written just now, or at a time of this process's clock."""
+    start = time.monotonic() if start is None else start
     while True:
         try:
             with open(path) as file:

@@ -76,6 +76,26 @@ def write(seconds: float, folder: str, start: int, stop: int) -> list[int]:
     return list(range(start, stop))
 
 
+def fail_at_0(seconds: float, folder: str, start: int, stop: int) -> list[int]:
+    """Fail at the first item, after a while in which others are done."""
+    if start == 0:
+        time.sleep(5 * seconds)
+        raise OSError(errno.EIO, "broken", folder)
+    return write(seconds, folder, start, stop)
+
+
+def die_together(folder: str, number: int, of: int) -> int:
+    """Kill the worker when as many tasks run, each the first time."""
+    mark = Path(folder) / str(number)
+    if mark.exists():
+        return number
+    mark.touch()
+    while len(list(Path(folder).iterdir())) < of:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("it was killed")
+
+
 def die_of_57(shared: Any, folder: str, start: int, stop: int) -> list[int]:
     """Kill the worker at one item, after a while in which others finish."""
     for item in range(start, stop):

@@ -231,6 +231,13 @@ def _to_mosaic(stem: Path, out: Path, options: dict[str, Any]) -> Any:
     return iid_dask.to_mosaic, (str(stem.with_suffix(".zarr")), str(out / "m")), options | {"progress": False}
 
 
+def _copy(stem: Path, out: Path, options: dict[str, Any]) -> Any:
+    import iid_dask
+
+    files = [str(stem.with_suffix(".iid"))] * 12
+    return iid_dask.to_mosaic, (files, str(out / "m")), options | {"progress": False}
+
+
 def _finish(stem: Path, out: Path, options: dict[str, Any]) -> Any:
     import iid_dask
 
@@ -264,6 +271,7 @@ JOBS = {
     "graph to_zarr": Job("iid", _graph_to_zarr),
     "to_iid": Job("zarr", _to_iid),
     "to_mosaic": Job("zarr", _to_mosaic),
+    "copy": Job("iid", _copy),
     "finish": Job("mosaic", _finish),
     "consolidate": Job("mosaic", _consolidate),
     "measure": Job("iid", _measure),

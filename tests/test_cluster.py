@@ -162,6 +162,20 @@ def test_commands_give_the_same_wherever_they_run(
     assert len({name.partition("/")[0] for name in found}) == len(names)
 
 
+def test_jobs_in_tasks_leave_their_threads_to_the_cluster(client, sources, tmp_path):
+    def export(target: str) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", iid_dask.IIDWarning)
+            iid_dask.to_zarr(iid_dask.sample("us"), target, chunks=200, progress=False)
+        return target
+
+    # More than there are threads: else somebody is left to do what they wait for.
+    targets = [str(tmp_path / f"{number}.zarr") for number in range(3)]
+    assert client.gather(client.map(export, targets)) == targets
+    expected = xr.open_dataset(US, engine="iid").label.values
+    assert all(np.array_equal(iid_dask.open_zarr(target).label.values, expected) for target in targets)
+
+
 def test_a_scheduler_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(click.BadParameter, match=r"none.json' does not exist"):
         main(["overlaps", US, "--scheduler-file", str(tmp_path / "none.json")], standalone_mode=False)

@@ -65,7 +65,7 @@ def plain(path: Path) -> Path:
 
 def folder_with(name: str) -> Callable[[Path], Path]:
     def make(path: Path) -> Path:
-        path.mkdir()
+        (path / name).parent.mkdir(parents=True)
         plain(path / name)
         return path
 
@@ -149,6 +149,7 @@ def test_tiles_whose_target_is_in_another_folder_have_a_lock_of_their_own(tmp_pa
         (f".out.iid.{HEX8}.tmp~", plain),
         (f".out.iid.{HEX16}.tmp", plain),
         (f".out.iid.{HEX8}.tmp", folder_with("thesis.tex")),
+        (f".out.iid.{HEX8}.tmp", folder_with("chapters/thesis.tex")),
         (f".out.iid.{HEX8}.tmp", lambda path: path.symlink_to("thesis.tex")),
         (f".out.iid.{HEX16}.scratch", plain),
         (f".out.iid.{HEX16}.scratch", folder_with("thesis.tex")),
@@ -169,6 +170,28 @@ def test_what_is_not_ours_by_name_and_content_stays(tmp_path, name, make):
     age(tmp_path / name)
     assert clean(tmp_path) == []
     assert names(tmp_path) == [name]
+
+
+def test_a_file_that_another_program_writes_stays(tmp_path):
+    path = tmp_path / f".report.{HEX8}.tmp"
+    path.write_bytes(b"unsaved")
+    os.utime(path, (time.time() - 60,) * 2)
+    assert clean(tmp_path) == []
+    assert names(tmp_path) == [path.name]
+
+
+def test_the_command_says_of_each_what_becomes_of_it(tmp_path):
+    for number in range(50):
+        path = tmp_path / f".out.iid.{number:08x}.tmp"
+        plain(path)
+        age(path)
+    live = tmp_path / f".live.iid.{HEX8}.tmp"
+    plain(live)
+    said = CliRunner().invoke(clean_command, [str(tmp_path)], catch_exceptions=False).output.splitlines()
+    assert sum(": removed: " in line for line in said) == 50
+    assert sum(": kept: " in line for line in said) == 1
+    assert said[-1].endswith("50 leftovers cleaned")
+    assert names(tmp_path) == [live.name]
 
 
 def test_a_link_to_a_folder_is_not_followed(tmp_path):
@@ -321,7 +344,7 @@ def test_of_a_hundred_killed_writers_all_is_removed_and_of_ten_live_ones_nothing
             os.kill(pids[number], signal.SIGKILL)
         live = sorted(name for name in names(tmp_path) if int("".join(filter(str.isdigit, name[:7]))) not in killed)
         assert len(live) == 20
-        time.sleep(leftovers.FRESH)
+        time.sleep(2)  # until the killed have let go of what they had locked
         deadline = time.monotonic() + 10
         while names(tmp_path) != live and time.monotonic() < deadline:
             clean(tmp_path)
@@ -412,13 +435,13 @@ def test_the_command_says_what_it_removed_and_what_it_kept_and_why(tmp_path):
     said = CliRunner().invoke(clean_command, [str(tmp_path), "--dry-run"])
     assert said.output.splitlines() == [
         f"{kept}: kept: {why} it is at work",
-        f"{half}: would be removed: a file that a killed process was writing",
+        f"{half}: would be removed: a file that a process was writing: not changed for an hour",
         f"{tmp_path}: 1 leftover found",
     ]
     assert names(tmp_path) == sorted([kept.name, half.name])
     said = CliRunner().invoke(clean_command, [str(tmp_path)])
     assert said.output.splitlines()[1:] == [
-        f"{half}: removed: a file that a killed process was writing",
+        f"{half}: removed: a file that a process was writing: not changed for an hour",
         f"{tmp_path}: 1 leftover cleaned",
     ]
     assert names(tmp_path) == [kept.name]

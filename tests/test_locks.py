@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from other_processes import HOLD, holding
 
 from iid_dask import locks
@@ -378,6 +379,27 @@ def test_the_holder_touches_its_lock_and_stops_at_the_end(tmp_path, monkeypatch)
     assert threading.active_count() == before
     time.sleep(0.1)
     assert names(tmp_path) == []
+
+
+def test_an_outage_of_any_kind_ends_neither_the_touching_nor_the_job(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(locks, "BEAT", 0.02)
+    read, is_down = LockFolder.read, threading.Event()
+
+    def read_if_up(self, name):
+        if is_down.is_set():
+            raise EndpointConnectionError(endpoint_url="s3://there")  # no OSError
+        return read(self, name)
+
+    monkeypatch.setattr(LockFolder, "read", read_if_up)
+    with claimed(tmp_path / "out.iid", "to_iid"):
+        is_down.set()
+        assert wait_for(lambda: caplog.records)
+        is_down.clear()
+        lock = lock_of(tmp_path / "out.iid")
+        os.utime(lock, (0, 0))
+        assert wait_for(lambda: lock.stat().st_mtime > 0)
+        is_down.set()
+    assert "its lock could not be removed" in caplog.records[-1].getMessage()
 
 
 @pytest.mark.parametrize("how", ["removed", "taken"])

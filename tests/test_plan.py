@@ -198,7 +198,8 @@ def test_a_job_too_large_for_the_workers_is_refused_before_anything_is_written_a
     path = sparse_labels(tmp_path / "labels.npy")
     words = (
         r"labels.npy to .*a.iid: needs [\d.]+ MiB on a worker with 2 threads, expected at most 409.60 MiB, at which "
-        r"it is paused; take tile=(\d+), which needs [\d.]+ MiB, or workers of more memory; nothing was written"
+        r"it is paused; take tile=(\d+), which needs [\d.]+ MiB, or workers of more memory; nothing of this step was "
+        r"written"
     )
     with worker(2, 512 * MIB, processes=True) as client:
         with pytest.raises(IIDLimitError, match=words) as refused:
@@ -215,7 +216,7 @@ def test_shards_too_large_for_the_workers_are_refused_and_smaller_ones_named(tmp
     ds = xr.Dataset({"a": (("y", "x"), da.zeros((8192, 8192), dtype=np.uint32, chunks=2048))})
     with (
         worker(1, 1024 * MIB, processes=False),
-        pytest.raises(IIDLimitError, match=r"take shards=4096, which needs .*nothing was written"),
+        pytest.raises(IIDLimitError, match=r"take shards=4096, which needs .*nothing of this step was written"),
     ):
         iid_dask.to_zarr(ds, tmp_path / "a.zarr", variables="a", shards=8192, progress=False)
     assert os.listdir(tmp_path) == []
@@ -271,6 +272,8 @@ CASES = [
     Case("to_zarr", "noise", 512, {"chunks": 64}),
     Case("graph to_zarr", "sparse", 8192, {}, threads=2),
     Case("to_iid", "noise", 512, {"tile": 256}),
+    Case("copy", "noise", 300, {}),
+    Case("copy", "cells", 512, {"window": [3, 3, 500, 500]}),
     Case("finish", "noise", 512, {}),
     Case("consolidate", "noise", 512, {}),
     Case("measure", "noise", 512, {}),

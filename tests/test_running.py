@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -10,11 +12,11 @@ from typing import Any
 
 import dask
 import pytest
-from cluster_work import LOOPBACK, die_of_57, killing, quick_workers, write
+from cluster_work import LOOPBACK, die_of_57, die_together, fail_at_0, killing, quick_workers, write
 from distributed import Client, LocalCluster
 
 import iid_dask
-from iid_dask.running import Work, batches_of, cluster, run, run_graph
+from iid_dask.running import Work, batches_of, client_in_scope, cluster, run, run_graph, threads_in_scope
 
 COUNT = 120
 
@@ -108,6 +110,84 @@ def test_a_graph_gives_its_results_in_order_though_workers_die(workers, tmp_path
     tasks = [dask.delayed(write, pure=False)(0.05, str(tmp_path), i, i + 1) for i in range(60)]
     with killing(workers, 0.5, kills):
         assert list(chain(*run_graph(tasks, "items", progress=False))) == list(range(60))
+
+
+def test_tasks_of_a_graph_that_only_died_with_others_are_not_taken_for_what_workers_die_of(
+    workers, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(workers.scheduler, "allowed_failures", 0)
+    for trial in range(3):
+        workers.scale(3)
+        Client.current().wait_for_workers(3, timeout=60)
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        tasks = [dask.delayed(die_together, pure=False)(str(folder), i, 3) for i in range(3)]
+        assert run_graph(tasks, "items", progress=False) == [0, 1, 2]
+
+
+def test_results_that_are_long_on_their_way_arrive(workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "LOOK", 0.2)
+    gather, begun = workers.scheduler.handlers["gather"], []
+
+    async def slow(*args: Any, **options: Any) -> Any:
+        begun.append(time.monotonic())
+        await asyncio.sleep(1)
+        return await gather(*args, **options)
+
+    monkeypatch.setitem(workers.scheduler.handlers, "gather", slow)
+    assert list(chain(*run(items_of(tmp_path, count=10), "items", progress=False))) == list(range(10))
+    assert len(begun) > 1, "it came at once"
+
+
+def test_a_job_that_fails_leaves_nothing_to_do(workers, tmp_path):
+    with pytest.raises(OSError, match="broken"):
+        run(items_of(tmp_path, fail_at_0, 0.1, size=1), "items", progress=False)
+    deadline = time.monotonic() + 10
+    while len(workers.scheduler.tasks) > 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # The one that failed is held by the error's traceback.
+    assert [task.state for task in workers.scheduler.tasks.values()] in ([], ["erred"])
+    assert made(tmp_path) < COUNT / 2
+
+
+INPROC = {"threads_per_worker": 1, "processes": False, "dashboard_address": "127.0.0.1:0"}
+
+
+@pytest.mark.parametrize("closed", ["cluster", "client"])
+def test_a_job_whose_cluster_or_client_is_closed_says_so(tmp_path, closed):
+    with (
+        LocalCluster(n_workers=1, **INPROC) as local,
+        Client(local) as client,
+    ):
+        threading.Timer(1, (local if closed == "cluster" else client).close).start()
+        with pytest.raises(iid_dask.IIDWorkerError, match="the same call continues from there"):
+            run(items_of(tmp_path, shared=0.1, size=1), "items", progress=False)
+
+
+def test_a_job_waits_for_its_first_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 0.2)
+    monkeypatch.setattr(cluster, "LOOK", 0.1)
+    with (
+        LocalCluster(n_workers=0, **INPROC) as local,
+        Client(local),
+    ):
+        threading.Timer(1.5, local.scale, [1]).start()
+        assert list(chain(*run(items_of(tmp_path), "items", progress=False))) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("how", ["name", "client", "get"])
+def test_a_cluster_is_found_however_dask_was_told_of_it(workers, how):
+    client = Client.current()
+    with dask.config.set(scheduler={"name": "distributed", "client": client, "get": client.get}[how]):
+        assert client_in_scope() is client
+        assert threads_in_scope() == 3
+
+
+@pytest.mark.parametrize(("name", "threads"), [("sync", 1), ("single-threaded", 1), ("Threads", 7), ("processes", 7)])
+def test_other_schedulers_than_the_cluster_are_taken_at_their_word(workers, name, threads):
+    with dask.config.set(scheduler=name, num_workers=7):
+        assert client_in_scope() is None
+        assert threads_in_scope() == threads
 
 
 def test_a_job_without_workers_ends(workers, tmp_path, monkeypatch):

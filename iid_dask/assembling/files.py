@@ -103,7 +103,7 @@ class Chosen:
         return len(self.keys) == len(self.reader) and self.window == BBox(0, 0, *self.reader.shape)
 
     @cached_property
-    def _inside(self) -> np.ndarray:
+    def inside(self) -> np.ndarray:
         """Whether each entry is copied as it is stored: the window holds it, and it is in one piece."""
         boxes = self.reader.columns.boxes[self.keys].astype(np.int64)
         low, high = np.array(tuple(self.window)).reshape(2, 2)
@@ -119,7 +119,7 @@ class Chosen:
         reach = union(self.reader.columns.boxes)
         view = View(self.reader, (reach.max_row, reach.max_col))
         keys, found = [], []
-        for key in self.keys[~self._inside].tolist():
+        for key in self.keys[~self.inside].tolist():
             box = BBox.of(self.reader.columns.boxes[key].tolist()).intersection(self.window)
             if box.height * box.width > self.reader.limits.max_decoded_bytes:
                 raise IIDLimitError(
@@ -135,7 +135,7 @@ class Chosen:
     @cached_property
     def left(self) -> np.ndarray:
         """Keys of the entries that are written: those with a pixel in the window, or inside it without any."""
-        return self.keys[self._inside | np.isin(self.keys, self._cut[0])]
+        return self.keys[self.inside | np.isin(self.keys, self._cut[0])]
 
     @cached_property
     def planned(self) -> Segments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -128,31 +128,45 @@ def _ways_out(job: Job, dtype: np.dtype) -> Iterator[tuple[str, int]]:
             yield f"tile={side}", _thread_bytes(job, (smaller, smaller), dtype.itemsize)[1]
 
 
-def plan_copy(chosen: list[Chosen], tiles: int, *, name: str = "") -> Plan:
-    """Return what an assembly of entries of existing files takes."""
-    entries = [len(one.keys) for one in chosen]
-    lengths = [one.reader.lut["segment_length"][one.keys].astype(np.int64) for one in chosen]
-    stored = [int(some.sum()) for some in lengths]
+def plan_copy(places: Sequence[Sequence[Chosen]], tiles: int, *, name: str = "") -> Plan:
+    """Return what an assembly of entries of existing files takes.
+
+    Parameters
+    ----------
+    places
+        What is copied to each place, by one task.
+    tiles
+        That are written.
+    name
+    """
+    every = [chosen for place in places for chosen in place]
+    entries = sum(len(one.keys) for one in every)
+    lengths = [one.reader.lut["segment_length"][one.keys].astype(np.int64) for one in every]
     largest = max((int(some.max(initial=0)) for some in lengths), default=0)
-    decoded = max((_decoded(one) for one in chosen), default=0)
-    thread = 4 * max(BATCH, largest) + 2 * decoded + COPIED * max(entries, default=0) + FILE
+    decoded = max(map(_decoded, every), default=0)
+    held = max((sum(map(_held, place)) for place in places), default=0)
     return Plan(
         name or "entries of files",
         tiles,
         tiles,
-        sum(stored),
+        sum(int(some.sum()) for some in lengths),
         None,
         tiles + TABLES,
         TILES_BYTES,
-        thread,
-        (ENTRY + COPIED) * sum(entries),
+        4 * max(BATCH, largest) + 2 * decoded + held + FILE,
+        (ENTRY + COPIED) * entries,
     )
+
+
+def _held(chosen: Chosen) -> int:
+    """Bytes of what a task holds of a file until its tile is whole: columns, and masks that are cut anew."""
+    lengths = chosen.reader.lut["segment_length"][chosen.keys].astype(np.int64)
+    return COPIED * len(chosen.keys) + int(lengths[~chosen.inside].sum())
 
 
 def _decoded(chosen: Chosen) -> int:
     """Pixels of the largest entry that the window cuts, or that is put together."""
-    boxes = chosen.reader.columns.boxes[chosen.keys].astype(np.int64)
+    boxes = chosen.reader.columns.boxes[chosen.keys[~chosen.inside]].astype(np.int64)
     low, high = np.array(tuple(chosen.window)).reshape(2, 2)
-    cut = np.any((boxes[:, :2] < low) | (boxes[:, 2:] > high), axis=1)
-    sides = np.minimum(boxes[cut, 2:], high) - np.maximum(boxes[cut, :2], low)
+    sides = np.minimum(boxes[:, 2:], high) - np.maximum(boxes[:, :2], low)
     return min(int(sides.prod(axis=1).max(initial=0)), chosen.reader.limits.max_decoded_bytes)

@@ -63,8 +63,8 @@ class Prepared:
             Whether the tiles become one file.
         """
         if self.image is None:
-            places = len({place for _, place in self.files})
-            return plan_copy([chosen for chosen, _ in self.files], -(-places // parts), name=f"entries to {name}")
+            chosen = [[chosen for chosen, at in self.files if at == place] for place in {at for _, at in self.files}]
+            return plan_copy(chosen, -(-len(chosen) // parts), name=f"entries to {name}")
         grid = self.job.grid
         assert grid is not None  # images are always cut by a grid
         tiles = -(-len(grid) // parts)

@@ -13,7 +13,7 @@ import dask
 
 from iid_dask.errors import IIDLimitError
 from iid_dask.running.plan import Plan
-from iid_dask.running.schedulers import client_in_scope
+from iid_dask.running.schedulers import client_in_scope, name_in_scope
 
 LOGGER = logging.getLogger("iid_dask")
 
@@ -54,7 +54,7 @@ def admit(plan: Plan) -> None:
         Says what would do.
     """
     client = client_in_scope()
-    plan = replace(plan, shared=client is None and dask.config.get("scheduler", None) != "processes")
+    plan = replace(plan, shared=client is None and name_in_scope() != "processes")
     if _only_asked.get():
         raise Planned(plan)
     LOGGER.info("%s", plan)

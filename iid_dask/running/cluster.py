@@ -64,7 +64,12 @@ def run_graph(
 
     def send(start: int, stop: int) -> Any:
         future = futures.pop(start, None)
-        return client.compute(tasks[start]) if future is None else future
+        if future is None:
+            # Until the killed task is forgotten, a future of its key is the old one, failed at once.
+            while tasks[start].key in client.futures:
+                time.sleep(0.01)
+            future = client.compute(tasks[start])
+        return future
 
     return _do(_Flight(client, send, about, most=len(tasks)), [(i, i + 1) for i in range(len(tasks))], done)
 
@@ -83,6 +88,7 @@ def _do(flight: _Flight, batches: Iterable[Batch], done: Callable[[int, int], No
             done(*batch)
         return bool(landed or killed)
 
+    left = _left_thread()
     try:
         while True:
             for batch in islice(waiting, 0 if suspects else flight.room):
@@ -101,6 +107,19 @@ def _do(flight: _Flight, batches: Iterable[Batch], done: Callable[[int, int], No
     except BaseException:
         flight.cancel()
         raise
+    finally:
+        left()
+
+
+def _left_thread() -> Callable[[], None]:
+    """Within a task, leave its worker's thread to the batches until what is returned is called; as dask does."""
+    from distributed import rejoin, secede
+
+    try:
+        secede()
+    except (ValueError, AttributeError, KeyError):  # no task
+        return lambda: None
+    return rejoin
 
 
 class _Flight:
@@ -176,10 +195,11 @@ class _Flight:
 
     def _fetch(self, futures: list[Any]) -> dict[Any, Any]:
         """Return results, all by one request; workers may die before, then others make them again, or die as well."""
+        patience = LOOK
         while futures:
             gather = partial(self.client.gather, futures, asynchronous=True)
             try:
-                return dict(zip(futures, self.client.sync(gather, callback_timeout=LOOK), strict=True))
+                return dict(zip(futures, self.client.sync(gather, callback_timeout=patience), strict=True))
             except CancelledError as error:
                 raise _gone() from error
             except Exception as error:
@@ -188,6 +208,7 @@ class _Flight:
                     if not isinstance(error, TimeoutError):
                         raise
                     self._look()
+                    patience *= 2  # else what takes longer to come would never be here
                 futures = left
         return {}
 
@@ -207,7 +228,7 @@ class _Flight:
 
     def cancel(self) -> None:
         """Forget what is under way; what runs already runs on."""
-        with suppress(OSError, RuntimeError, TimeoutError):  # the scheduler may be what is gone
+        with suppress(Exception):  # the scheduler, or the client, may be what is gone
             self.client.cancel(list(self._under_way))
 
 

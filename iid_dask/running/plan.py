@@ -115,7 +115,7 @@ class Plan:
         True
         >>> plan.refusal(400 * 2**20, 2)
         'a.npy to a.iid: needs 600.00 MiB on a worker with 2 threads, expected at most 400.00 MiB, at which it is \
-paused; take tile=2048, which needs 380.00 MiB, or workers of more memory; nothing was written'
+paused; take tile=2048, which needs 380.00 MiB, or workers of more memory; nothing of this step was written'
         """
         needed = self.usual_bytes(threads)
         if needed <= limit:
@@ -123,7 +123,7 @@ paused; take tile=2048, which needs 380.00 MiB, or workers of more memory; nothi
         return (
             f"{self.job}: needs {_text(needed)} on a worker with {_counted(threads, 'thread')}, expected at most "
             f"{_text(limit)}, at which it is paused; take {', or '.join([*self._changes(limit, threads), MORE])}; "
-            "nothing was written"
+            "nothing of this step was written"
         )
 
     def _changes(self, limit: int, threads: int) -> list[str]:

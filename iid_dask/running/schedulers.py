@@ -13,6 +13,15 @@ from dask.system import CPU_COUNT
 LOCAL = ("threads", "synchronous", "processes")
 """dask's own schedulers."""
 
+_SAME = {
+    "threading": "threads",
+    "sync": "synchronous",
+    "single-threaded": "synchronous",
+    "multiprocessing": "processes",
+    "dask.distributed": "distributed",
+}
+"""Other names that dask has for them."""
+
 
 @contextmanager
 def scheduled(scheduler: str | None) -> Iterator[None]:
@@ -39,13 +48,25 @@ def scheduled(scheduler: str | None) -> Iterator[None]:
         )
 
 
+def name_in_scope() -> str | None:
+    """Return the name of the scheduler that dask is configured to use, one for each; None where it was told no name."""
+    chosen = dask.config.get("scheduler", None)
+    return _SAME.get(chosen.lower(), chosen.lower()) if isinstance(chosen, str) else None
+
+
 def client_in_scope() -> Any:
     """Return the distributed client in scope, or None, without importing distributed for those who do not use it."""
-    # A client that is everybody's default names itself in the configuration.
-    if "distributed" not in sys.modules or dask.config.get("scheduler", None) not in (None, "dask.distributed"):
+    if "distributed" not in sys.modules:
         return None
-    from distributed import get_client
+    from distributed import Client, get_client
 
+    chosen = dask.config.get("scheduler", None)
+    owner = getattr(chosen, "__self__", chosen)  # of client.get, which dask takes as well
+    if isinstance(owner, Client):
+        return owner
+    # A client that is everybody's default names itself in the configuration.
+    if chosen is not None and name_in_scope() != "distributed":
+        return None
     try:
         return get_client()
     except ValueError:
@@ -57,7 +78,7 @@ def threads_in_scope() -> int:
     client = client_in_scope()
     if client is not None:
         return max(1, sum(client.nthreads().values()))
-    if dask.config.get("scheduler", None) in ("synchronous", "sync"):
+    if name_in_scope() == "synchronous":
         return 1
     return dask.config.get("num_workers", None) or CPU_COUNT
 
@@ -67,5 +88,5 @@ def local_get() -> Callable[..., Any] | str | None:
     from dask.local import get_sync
     from dask.threaded import get
 
-    name = dask.config.get("scheduler", None)
-    return {None: get, "threads": get, "threading": get, "synchronous": get_sync, "sync": get_sync}.get(name, name)
+    chosen = dask.config.get("scheduler", None)
+    return get if chosen is None else {"threads": get, "synchronous": get_sync}.get(name_in_scope() or "", chosen)
