@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from label_images import discs
+from other_processes import holding
 
 import iid_dask
 from iid_dask import leftovers
@@ -192,6 +193,26 @@ def test_the_command_says_of_each_what_becomes_of_it(tmp_path):
     assert sum(": kept: " in line for line in said) == 1
     assert said[-1].endswith("50 leftovers cleaned")
     assert names(tmp_path) == [live.name]
+
+
+def test_a_job_that_begins_after_the_look_keeps_what_is_its(tmp_path):
+    for target in ("a.iid", "b.iid"):
+        age(scratch(tmp_path / f".{target}.{HEX16}.scratch"))
+    looked = leftovers.cleaned(tmp_path, dry_run=False)
+    assert next(looked)[1]
+    with holding(tmp_path / "b.iid"):
+        found, done = next(looked)
+        assert not done
+        assert (found.path / "job.json").exists()
+
+
+def test_a_lock_that_is_taken_over_after_the_look_stays(tmp_path):
+    locks = [dead(tmp_path / target) for target in ("a.iid", "b.iid")]
+    looked = leftovers.cleaned(tmp_path, dry_run=False)
+    assert next(looked)[1]
+    with holding(tmp_path / "b.iid"):
+        assert not next(looked)[1]
+        assert locks[1].exists()
 
 
 def test_a_link_to_a_folder_is_not_followed(tmp_path):

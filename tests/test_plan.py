@@ -230,6 +230,14 @@ def test_without_a_limit_nothing_is_refused(labels, tmp_path):
     assert iid_dask.plan(iid_dask.to_iid, labels, tmp_path / "a.iid", progress=False).shared
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "shared"), [("threads", True), ("sync", True), ("processes", False), ("multiprocessing", False)]
+)
+def test_who_calls_takes_part_where_tasks_run_in_its_process(labels, tmp_path, scheduler, shared):
+    with dask.config.set(scheduler=scheduler):
+        assert iid_dask.plan(iid_dask.to_iid, labels, tmp_path / "a.iid", progress=False).shared is shared
+
+
 def test_blocks_larger_than_tiles_are_counted_and_named(tmp_path):
     big = da.zeros((8192, 8192), dtype=np.uint32, chunks=8192)
     plans = [iid_dask.plan(iid_dask.to_mosaic, labels, tmp_path / "m", tile=512) for labels in (big, big.rechunk(512))]
