@@ -55,7 +55,7 @@ def plan(job: Callable[..., Any], *args: Any, **kwargs: Any) -> Plan:
     """
     name = f"{getattr(job, '__module__', '')}.{getattr(job, '__qualname__', '')}"
     if name not in JOBS:
-        known = ", ".join(sorted(known.rsplit(".", 1)[1] for known in JOBS))
+        known = ", ".join(sorted({known.rsplit(".", 1)[1] for known in JOBS}))
         raise TypeError(f"plan: {job!r} is no job, expected one of: {known}")
     try:
         with only_asked():

@@ -179,7 +179,7 @@ def test_stitch_refuses_what_finish_would_have_refused(image, dry):
     for words, code, said in (
         (("m", "--rule", "iou"), 2, "this mosaic has no halo: take Touch, or prepare it with halo="),
         (("m", "--rule", "iou:share=1"), 2, "iou: unknown option 'share'; known: min_iou=0.5, mutual=true"),
-        (("labels",), 1, "stitch = 'label', in which nothing is decided"),
+        (("labels",), 2, "stitch = 'label', in which nothing is decided"),
     ):
         result = call("stitch", *words, *dry)
         assert result.exit_code == code, result.output
@@ -208,7 +208,7 @@ def test_stitch_refuses_what_finish_would_have_refused(image, dry):
         ((*LOCAL, "--rule", "touch:share=1"), 2, "touch: unknown option 'share'; known: min_share=0.5, min_pixels=2"),
         ((*LOCAL, "--rule", "touch:min_share=much"), 2, "touch: min_share = 'much': expected a value such as 0.5"),
         ((*LOCAL, "--rule", "iou"), 2, "this mosaic has no halo: take Touch, or prepare it with halo="),
-        (("assemble", "labels.npy", "-o", "full"), 1, "holds 'a.txt' and is no mosaic's"),
+        (("assemble", "labels.npy", "-o", "full"), 2, "holds 'a.txt' and is no mosaic's"),
         (("assemble", "float.npy", "-o", "o.iid"), 2, "float64"),
         (("assemble", "negative.npy", "-o", "o.iid"), 2, "-7"),
         (("assemble", "labels.npy", "labels.npy", "-o", "o.iid"), 2, "across"),

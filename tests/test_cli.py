@@ -138,6 +138,38 @@ def test_worker_processes_write_the_same(tmp_path):
     np.testing.assert_array_equal(iid_dask.open_zarr(tmp_path / "o.zarr").label.values, US_LAST)
 
 
+def test_an_interruption_is_a_sentence(monkeypatch):
+    def interrupted(**_: object) -> None:
+        error = KeyboardInterrupt()
+        error.add_note("the same call continues")
+        raise error
+
+    monkeypatch.setattr("iid_dask.cli.files.info.callback", interrupted)
+    result = call("info", US)
+    assert (result.exit_code, result.output) == (130, "iid: interrupted; the same call continues\n")
+
+
+@pytest.mark.parametrize("text", ["{}", "xx", "[]", '{"type": "Scheduler"}'])
+def test_a_scheduler_file_without_an_address_is_refused(tmp_path, text):
+    file = tmp_path / "scheduler.json"
+    file.write_text(text)
+    result = call("overlaps", US, "--scheduler-file", file)
+    assert result.exit_code == 2
+    assert "found no address of a scheduler in it" in " ".join(result.output.split())
+
+
+def test_missing_credentials_are_a_sentence(monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    result = call("info", "s3://bucket/a.iid")
+    assert result.exit_code == 2
+    assert result.output.startswith("iid: ")
+    assert "Traceback" not in result.output
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [

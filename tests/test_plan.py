@@ -204,6 +204,19 @@ def test_a_job_too_large_for_the_workers_is_refused_before_anything_is_written_a
     with worker(2, 512 * MIB, processes=True) as client:
         with pytest.raises(IIDLimitError, match=words) as refused:
             iid_dask.to_iid(path, tmp_path / "a.iid", progress=False)
+        dry = [
+            "assemble",
+            str(path),
+            "-o",
+            str(tmp_path / "a.iid"),
+            "--dry-run",
+            "--scheduler",
+            client.scheduler.address,
+        ]
+        said = CliRunner().invoke(main, dry)
+        assert said.exit_code == 2
+        assert "8192 x 8192 pixels" in said.output.splitlines()[0]
+        assert re.search(words, said.output)
         assert sorted(os.listdir(tmp_path)) == ["labels.npy"]
         tile = int(str(refused.value).partition("take tile=")[2].partition(",")[0])
         iid_dask.to_iid(path, tmp_path / "a.iid", tile=tile, progress=False)

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import dask.dataframe as dd
+import pandas as pd
 import pytest
 from cluster_work import LOOPBACK, die_of_57, die_together, fail_at_0, killing, quick_workers, write
 from distributed import Client, LocalCluster
 
 import iid_dask
+from iid_dask.cli.output import parts_of
 from iid_dask.running import Work, batches_of, client_in_scope, cluster, run, run_graph, threads_in_scope
 
 COUNT = 120
@@ -164,7 +167,7 @@ def test_a_job_whose_cluster_or_client_is_closed_says_so(tmp_path, closed):
             run(items_of(tmp_path, shared=0.1, size=1), "items", progress=False)
 
 
-def test_a_job_waits_for_its_first_worker(tmp_path, monkeypatch):
+def test_a_job_waits_for_its_first_worker_and_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(cluster, "PATIENCE", 0.2)
     monkeypatch.setattr(cluster, "LOOK", 0.1)
     with (
@@ -173,6 +176,7 @@ def test_a_job_waits_for_its_first_worker(tmp_path, monkeypatch):
     ):
         threading.Timer(1.5, local.scale, [1]).start()
         assert list(chain(*run(items_of(tmp_path), "items", progress=False))) == list(range(COUNT))
+    assert any(record.getMessage().startswith("no worker yet at inproc") for record in caplog.records)
 
 
 @pytest.mark.parametrize("how", ["name", "client", "get"])
@@ -196,6 +200,16 @@ def test_a_job_without_workers_ends(workers, tmp_path, monkeypatch):
     threading.Timer(1.5, workers.scale, [0]).start()
     with pytest.raises(iid_dask.IIDWorkerError, match=r"no worker is left since .* the first at tile"):
         run(items_of(tmp_path, shared=0.05, count=1000), "items", progress=False)
+
+
+def test_a_table_without_workers_ends(workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", 2.0)
+    monkeypatch.setattr(cluster, "LOOK", 0.5)
+    parts = [dask.delayed(write, pure=False)(1.0, str(tmp_path), i, i + 50) for i in range(0, 500, 50)]
+    frame = dd.from_delayed([dask.delayed(pd.DataFrame)({"item": part}) for part in parts], meta={"item": int})
+    threading.Timer(1.5, workers.scale, [0]).start()
+    with pytest.raises(iid_dask.IIDWorkerError, match="no worker is left since"):
+        list(parts_of(frame))
 
 
 def test_few_batches_are_under_way_at_a_time(workers, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 from distributed import Client, LocalCluster
 
 import iid_dask
-from iid_dask.errors import IIDStoreError
+from iid_dask.errors import IIDStoreError, IIDWorkerError
 from iid_dask.shared import check_seen
 
 WORKER = [sys.executable, "-m", "distributed.cli.dask_worker", "--no-nanny", "--nthreads", "1", "--no-dashboard"]
@@ -72,6 +72,19 @@ def test_a_folder_that_all_workers_see_passes_and_holds_nothing_after(client, tm
     with another_worker(client, tmp_path / "room"):
         check_seen(tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(("text", "said"), [("__version__ = '0.0.9'", "iid_dask 0.0.9"), ("", "no iid_dask")])
+def test_a_worker_with_another_version_or_none_is_named(client, tmp_path, text, said):
+    (tmp_path / "room").mkdir()
+    (tmp_path / "old" / "iid_dask").mkdir(parents=True)
+    (tmp_path / "old" / "iid_dask" / "__init__.py").write_text(text)
+    target = tmp_path / "us.zarr"
+    with another_worker(client, tmp_path / "room", "env", f"PYTHONPATH={tmp_path / 'old'}") as address:
+        with pytest.raises(IIDWorkerError, match="1 of 2 workers have another version, or none") as caught:
+            iid_dask.to_zarr(iid_dask.sample("us"), target, progress=False)
+        assert f"found {said} at {address}, expected iid_dask {iid_dask.__version__} as here" in str(caught.value)
+    assert not target.exists()
 
 
 def test_a_worker_with_another_folder_of_that_name_is_named(client, tmp_path):

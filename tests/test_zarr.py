@@ -170,6 +170,12 @@ def test_overlapping_pixels_are_counted_recorded_and_said_once(tmp_path):
     assert group.attrs["iid_dask"]["overlapping_pixels"] == {"label": 0}
 
 
+def test_overlaps_are_said_of_the_store_by_its_name_also_when_it_replaces_another(tmp_path):
+    write(US, tmp_path / "us.zarr", chunks=256)
+    with pytest.warns(iid_dask.IIDWarning, match="/us.zarr: label: [0-9]+ pixels are covered"):
+        iid_dask.to_zarr(US, tmp_path / "us.zarr", overwrite=True, progress=False)
+
+
 def test_empty_chunks_are_not_stored(tmp_path):
     write(DATA / "corner.iid", tmp_path / "c.zarr", stride=16, reduce="any")
     depth = xr.open_zarr(tmp_path / "c.zarr").label.values
@@ -456,6 +462,63 @@ def test_a_killed_run_continues(tmp_path):
     subprocess.run(command, check=True, timeout=120)
     np.testing.assert_array_equal(iid_dask.open_zarr(store).label.values, EXPECTED["us"]["last"])
     assert iid_dask.check_zarr(store) == []
+
+
+@pytest.mark.parametrize("number", range(1, 12))
+def test_killed_while_it_begins_an_object_store_the_same_call_makes_it(monkeypatch, number):
+    store, writes, put = zarr.storage.MemoryStore(), 0, zarr.storage.MemoryStore.set
+
+    async def put_some(self, key, value, *args, **options):
+        nonlocal writes
+        writes += 1
+        if writes == number:
+            raise Killed
+        await put(self, key, value, *args, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(zarr.storage.MemoryStore, "set", put_some)
+        with pytest.raises(Killed):
+            write(NUCLEI, store)
+    if number > 1:
+        with pytest.raises(iid_dask.IIDStoreError, match="other parameters"):
+            write(NUCLEI, store, overlap="first")
+    write(NUCLEI, store)
+    np.testing.assert_array_equal(iid_dask.open_zarr(store).label.values, EXPECTED["nuclei"]["last"])
+
+
+def test_parts_of_an_object_store_are_written_over_an_old_one(tmp_path):
+    url = f"memory://{uuid.uuid4()}/us.zarr"
+    write(US, url, chunks=128, overlap="first")
+    with pytest.raises(iid_dask.IIDStoreError, match="start part 1 first"):
+        write(US, url, chunks=128, overwrite=True, part=(2, 2))
+    for part in ((1, 2), (2, 2)):
+        write(US, url, chunks=128, overwrite=True, part=part)
+    np.testing.assert_array_equal(iid_dask.open_zarr(url).label.values, EXPECTED["us"]["last"])
+
+
+@pytest.mark.parametrize("left", [0, 5])
+def test_a_damaged_record_is_named_and_made_again(tmp_path, monkeypatch, left):
+    monkeypatch.setattr("iid_dask.export.layout.TILE", 128)
+    store = tmp_path / "us.zarr"
+    write(US, store, chunks=128)
+    record = store / "iid_record/label/c/2/3/0"
+    record.write_bytes(record.read_bytes()[:left])
+    with pytest.raises(iid_dask.IIDStoreError, match=r"us.zarr: label: its record cannot be read"):
+        iid_dask.open_zarr(store)
+    (defect,) = iid_dask.check_zarr(store)
+    assert "its record cannot be read" in str(defect)
+    write(US, store, chunks=128)
+    assert iid_dask.check_zarr(store) == []
+    np.testing.assert_array_equal(iid_dask.open_zarr(store).label.values, EXPECTED["us"]["last"])
+
+
+def test_storage_options_are_for_source_and_store(bucket):
+    with open(US, "rb") as file:
+        bucket.fs.pipe_file(f"{bucket.name}/us.iid", file.read())
+    options = {"storage_options": bucket.storage_options}
+    write(bucket.url("us.iid"), bucket.url("us.zarr"), chunks=256, **options)
+    found = iid_dask.open_zarr(bucket.url("us.zarr"), **options).label.values
+    np.testing.assert_array_equal(found, EXPECTED["us"]["last"])
 
 
 def truncate(path: Path) -> None:

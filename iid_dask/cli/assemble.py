@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from iid_dask.cli.group import on_cluster, shown
+from iid_dask.cli.group import on_cluster, say, shown
 from iid_dask.cli.rasterize import read_part
 
 
@@ -80,7 +80,7 @@ def assemble(
     """Assemble label images (Zarr, TIFF, PNG, .npy) or .iid files to one file, or to a mosaic.
 
     INPUT may be a pattern with {row} and {col}: "tile_{row}_{col}.tif". An interrupted run continues when it is
-    given again.
+    given again. A file that is at OUT.iid is replaced when the new one is whole; any other OUT is a mosaic's folder.
     """
     from iid_dask import plan, to_iid, to_mosaic
 
@@ -95,7 +95,7 @@ def assemble(
     with cluster:
         if dry_run:
             where = {} if is_file else {"part": part}
-            click.echo(str(plan(to_iid if is_file else to_mosaic, labels, out, **where, **common)))
+            say(plan(to_iid if is_file else to_mosaic, labels, out, **where, **common))
             return
         if is_file:
             to_iid(labels, out, scratch=scratch, progress=shown(progress), **common)
@@ -176,7 +176,7 @@ def consolidate_command(
 
     with cluster, open_mosaic(folder) as mosaic:
         if dry_run:
-            click.echo(str(plan(mosaic.to_iid, out)))
+            say(plan(mosaic.to_iid, out))
             return
         mosaic.to_iid(out, progress=shown(progress))
     said(out)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from iid_dask.errors import IIDError, IIDWarning
+from iid_dask.errors import IIDChangedError, IIDError, IIDFormatError, IIDOverlapError, IIDWarning
 
-DEFECT, USAGE = 1, 2
-"""Exit codes: a defect in the data, or a call that cannot be carried out."""
+if TYPE_CHECKING:
+    from iid_dask.running.plan import Plan
+
+DEFECT, USAGE, INTERRUPTED = 1, 2, 130
+"""Exit codes: a defect in the data, a call that cannot be carried out, and what shells take for an interruption."""
 
 
 class Commands(click.Group):
@@ -28,8 +32,12 @@ class Commands(click.Group):
             warnings.showwarning = _say_warning
             try:
                 return super().invoke(context)
-            except IIDError as error:
+            except (IIDFormatError, IIDChangedError, IIDOverlapError) as error:
                 _fail(str(error), DEFECT, error)
+            except IIDError as error:
+                _fail(str(error), USAGE, error)
+            except KeyboardInterrupt as error:
+                _fail("interrupted", INTERRUPTED, error)
             except (click.ClickException, click.exceptions.Exit, click.Abort):
                 raise
             except KeyError as error:
@@ -39,6 +47,11 @@ class Commands(click.Group):
             except OSError as error:
                 _fail(_os_words(error), USAGE, error)
             except (ValueError, TypeError, ImportError, ArithmeticError, MemoryError) as error:
+                _fail(str(error), USAGE, error)
+            except Exception as error:
+                if type(error).__module__.partition(".")[0] != "botocore":
+                    raise
+                error.add_note("see docs/cluster.md, Object stores, for credentials and endpoints of S3")
                 _fail(str(error), USAGE, error)
 
 
@@ -62,6 +75,17 @@ def shown(progress: bool | None) -> bool:
     return sys.stderr.isatty() if progress is None else progress
 
 
+def say(plan: Plan) -> None:
+    """Print a plan, and fail where the workers in scope would refuse it."""
+    from iid_dask.errors import IIDLimitError
+    from iid_dask.running.admission import refusal
+
+    click.echo(str(plan))
+    words = refusal(plan)
+    if words is not None:
+        raise IIDLimitError(words)
+
+
 def source(path: str) -> Any:
     """Return what functions for paths of files take: a mosaic is opened here."""
     import iid_dask
@@ -79,6 +103,7 @@ def on_cluster(command: Callable[..., None]) -> Callable[..., None]:
         "--scheduler-file",
         metavar="FILE",
         type=click.Path(exists=True, dir_okay=False),
+        callback=_with_address,
         help="Where a running dask scheduler has written its address.",
     )
     @wraps(command)
@@ -88,6 +113,19 @@ def on_cluster(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, cluster=_client(workers, scheduler, scheduler_file), **options)
 
     return with_cluster
+
+
+def _with_address(context: click.Context, parameter: click.Parameter, file: str | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        with open(file, encoding="utf-8") as text:
+            json.load(text)["address"]
+    except (ValueError, KeyError, TypeError):
+        raise click.BadParameter(
+            f"{file}: found no address of a scheduler in it, expected what `dask scheduler --scheduler-file` writes"
+        ) from None
+    return file
 
 
 @contextmanager
@@ -103,7 +141,12 @@ def _client(workers: int | None, scheduler: str | None, scheduler_file: str | No
     from distributed import Client, LocalCluster
 
     if workers is None:
-        with Client(scheduler, scheduler_file=scheduler_file, timeout="30s"):
+        try:
+            client = Client(scheduler, scheduler_file=scheduler_file, timeout="30s")
+        except OSError as error:
+            error.add_note("is `dask scheduler` running there, and may this machine reach its port?")
+            raise
+        with client:
             yield
         return
     # Loopback, any free port: nothing here needs to be reached from outside.

@@ -40,11 +40,13 @@ def format_of(chosen: str | None, out: str | None) -> str:
 
 def parts_of(frame: Any) -> Iterator[pd.DataFrame]:
     """Compute a dask dataframe, some partitions at a time."""
-    import dask
+    from iid_dask.running import run_graph
 
     partitions = iter(frame.partitions)
     while some := list(islice(partitions, TOGETHER)):
-        yield from dask.compute(*some)
+        # Not by dask.compute, which waits for workers without end.
+        tasks = [task for partition in some for task in partition.to_delayed()]
+        yield from run_graph(tasks, "", progress=False)
 
 
 def write(parts: Iterable[pd.DataFrame], kind: str, out: str | None) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from iid_dask.cli.group import on_cluster, shown
+from iid_dask.cli.group import on_cluster, say, shown
 
 
 def read_part(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -100,10 +100,10 @@ def rasterize(
             "progress": shown(progress),
         }
         if dry_run:
-            click.echo(str(plan(to_zarr, _window(ds, bbox), out, **export)))
+            say(plan(to_zarr, _window(ds, bbox), out, **export))
             return
         group = to_zarr(_window(ds, bbox), out, **export)
-        state = "complete" if group.attrs["iid_dask"]["complete"] else "parts are missing"
+        state = "complete" if group.attrs["iid_dask"]["complete"] else "this part is written, others are missing"
         sizes = ", ".join(f"{name} {' x '.join(map(str, group[name].shape))}" for name in variables)
     click.echo(f"{out}: {sizes}; {state}")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from iid_dask.cli.group import on_cluster, shown, source
+from iid_dask.cli.group import on_cluster, say, shown, source
 from iid_dask.cli.output import FORMATS, format_of, parts_of, write
 from iid_dask.names import from_text
 
@@ -181,7 +181,7 @@ def measure(
     with cluster, ProgressBar(out=sys.stderr) if shown(progress) else nullcontext():
         asked = source(file), _open_image(image, variable), properties or INTENSITY
         if dry_run:
-            click.echo(str(plan(lazy, *asked, tile=tile)))
+            say(plan(lazy, *asked, tile=tile))
             return
         frame = lazy(*asked, tile=tile)
         _finish(parts_of(frame), kind, out, "rows")

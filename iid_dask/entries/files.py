@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from iid_dask.format.objects import local_path
 from iid_dask.format.reader import RecordReader
 from iid_dask.format.sections import brief
 from iid_dask.format.source import LocalSource, RemoteSource
@@ -49,7 +50,7 @@ class File:
     @property
     def is_remote(self) -> bool:
         """Whether the name is a URL."""
-        return _is_url(self.name)
+        return local_path(self.name) is None
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return ("iid_dask.File", self.name, self.size, self.stamp, self.mention)
@@ -115,22 +116,17 @@ def _found(item: Any, storage_options: Mapping[str, Any] | None, missing_ok: boo
         raise TypeError(
             f"paths: {brief(item)} is {type(item).__name__}, expected a path, a URL, a glob or an open reader{way_out}"
         )
-    path = os.fsdecode(item)
-    if path.startswith(("file://", "local://")) and "::" not in path:
-        path = path.split("://", 1)[1]
-    if _is_url(path):
-        return _remote_glob(path, storage_options) if _is_remote_glob(path) else [File.unknown(path)]
-    path = os.path.abspath(os.path.expanduser(path))
+    local = local_path(item)
+    if local is None:
+        url = os.fsdecode(item)
+        return _remote_glob(url, storage_options) if _is_remote_glob(url) else [File.unknown(url)]
+    path = os.path.abspath(os.path.expanduser(local))
     if glob.has_magic(path) and not os.path.lexists(path):
         matches = [match for match in sorted(glob.glob(path, recursive=True)) if not os.path.isdir(match)]
         if not matches:
             raise FileNotFoundError(f"{path}: the glob matches no file")
         return [_local(match, missing_ok) for match in matches]
     return [_local(path, missing_ok)]
-
-
-def _is_url(path: str) -> bool:
-    return "://" in path or "::" in path
 
 
 def _is_remote_glob(url: str) -> bool:

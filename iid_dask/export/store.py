@@ -17,6 +17,7 @@ import zarr
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore
 
+from iid_dask.format.objects import local_path
 from iid_dask.once import Once
 from iid_dask.pipelines import fastest_pipeline
 
@@ -50,13 +51,10 @@ class Place:
     def of(cls, store: Any, storage_options: Mapping[str, Any] | None = None) -> Place:
         """Return the place of a path, URL or store; ``~`` is expanded."""
         if isinstance(store, str | os.PathLike):
-            path = os.fspath(store)
-            if path.startswith("file://"):
-                path = path[len("file://") :]
-            if "://" not in path:
-                # Links are followed, so that a store that is replaced is replaced where it is.
-                path = os.path.realpath(os.path.expanduser(path))
-            return cls(path, dict(storage_options or {}))
+            path = local_path(store)
+            # Links are followed, so that a store that is replaced is replaced where it is.
+            target = os.fspath(store) if path is None else os.path.realpath(os.path.expanduser(path))
+            return cls(target, dict(storage_options or {}))
         if isinstance(store, LocalStore):
             return cls(os.path.realpath(store.root))
         return cls(store, dict(storage_options or {}))

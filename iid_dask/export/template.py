@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import uuid
@@ -105,11 +104,13 @@ def prepare(plan: Plan, place: Place, fingerprint: str, *, resume: bool, overwri
     IIDStoreError
         If another job began it, or a later part of this one comes first where that cannot be sorted out.
     """
-    if not overwrite and is_ours(place, fingerprint, resume):
+    if not overwrite and is_ours(place, plan, fingerprint, resume):
         return
     folder = place.folder
     if folder is None:
         if part not in (None, 1):
+            if (begun(place) or {}).get("fingerprint") == fingerprint:
+                return  # part 1 has, and removed what was there before
             raise IIDStoreError(f"{place.name}: no part has begun it; on this kind of store start part 1 first")
         _template(plan, place, fingerprint)
         return
@@ -122,13 +123,13 @@ def prepare(plan: Plan, place: Place, fingerprint: str, *, resume: bool, overwri
         try:
             os.rename(temporary, folder)
         except OSError:
-            if not is_ours(place, fingerprint, resume):
+            if not is_ours(place, plan, fingerprint, resume):
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def is_ours(place: Place, fingerprint: str, resume: bool) -> bool:
+def is_ours(place: Place, plan: Plan, fingerprint: str, resume: bool) -> bool:
     """Whether the store was begun by this very job; raises if something else is there."""
     record = begun(place)
     if record is None:
@@ -137,11 +138,20 @@ def is_ours(place: Place, fingerprint: str, resume: bool) -> bool:
         raise FileExistsError(f"{place.name}: exists; resume=True continues it, overwrite=True replaces it")
     if record.get("fingerprint") != fingerprint:
         raise IIDStoreError(
-            f"{place.name}: was begun with other parameters or another source ({json.dumps(record.get('options'))}); "
-            "overwrite=True replaces it. A dataset that was opened without chunks= and looked at counts as another "
-            "source: give the path instead"
+            f"{place.name}: was begun with other parameters or another source{_differences(record, plan)}; "
+            "overwrite=True (--overwrite) replaces it"
         )
-    return True
+    return "options" in record  # else its template is not whole
+
+
+def _differences(record: Mapping[str, Any], plan: Plan) -> str:
+    """Say in what a job differs from the one that a store was begun with."""
+    there = record.get("options") or {}
+    changed = {name: value for name, value in plan.options.items() if there.get(name) != value}
+    found = [f"{name}: found {there.get(name)}, asked for {value}" for name, value in changed.items()]
+    if not found:
+        found = ["a dataset that was opened without chunks= and looked at counts as another source than its path"]
+    return f" ({'; '.join(found)})" if there else ""
 
 
 def begun(place: Place, *, again: bool = True) -> dict[str, Any] | None:
@@ -166,14 +176,18 @@ def begun(place: Place, *, again: bool = True) -> dict[str, Any] | None:
 
 def _template(plan: Plan, place: Place, fingerprint: str) -> None:
     """Write everything but the tiles: arrays without chunks, the table, attributes."""
+    options = dict(place.storage_options) or None
+    # First whose it is: where stores cannot be renamed, a call that was killed in here is made again.
+    begun_by: dict[str, Any] = {ATTRIBUTE: {"fingerprint": fingerprint}}
+    zarr.open_group(place.target, mode="w", storage_options=options, attributes=begun_by)
     with quiet():
         # One chunk a column: a table is small beside its image.
-        plan.table.to_zarr(
+        plan.table.assign_attrs(begun_by).to_zarr(
             place.target,
-            mode="w",
+            mode="a",
             consolidated=False,
             zarr_format=3,
-            storage_options=dict(place.storage_options) or None,
+            storage_options=options,
         )
     group: Any = place.group("r+")
     for name, layout in plan.layouts.items():

@@ -117,7 +117,7 @@ def to_zarr(
     progress : bool
         Show a bar on stderr.
     storage_options : mapping, optional
-        For the file system of a store that is a URL.
+        For the file systems of URLs, of a source that is opened here and of the store alike.
     **options
         Of the engine "iid".
 
@@ -148,7 +148,7 @@ def to_zarr(
         raise ValueError(f'resume = {resume!r}: expected True, False or "trust"')
     chosen, place = _options(variables, chunks, shards, codec), Place.of(store, storage_options)
     checked = _part(part)
-    with _opened(source, options) as ds, naming(place.name):
+    with _opened(source, storage_options, options) as ds, naming(place.name):
         plan = _plan(ds, chosen)
         admit(plan_export(plan, place.name, _tasks_of(plan, checked), 1 if checked is None else checked[1]))
         with nullcontext() if checked else _alone(place):
@@ -165,10 +165,10 @@ def _alone(place: Place) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _opened(source: Any, options: Mapping[str, Any]) -> Iterator[xr.Dataset]:
+def _opened(source: Any, storage_options: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Iterator[xr.Dataset]:
     """Give a dataset as it is; open anything else for the time of the block."""
     if not isinstance(source, xr.Dataset):
-        with xr.open_dataset(source, engine="iid", **options) as ds:
+        with xr.open_dataset(source, engine="iid", storage_options=storage_options, **options) as ds:
             yield ds
     elif options:
         raise TypeError(f"{sorted(options)} are options of opening a file, but a dataset was given")
@@ -230,7 +230,7 @@ def _write(
         run(_work(job, left), f"{name} to {os.path.basename((final or place).name)}", progress=progress)
     # Together: they may share what they are computed from.
     run_graph(graphs, f"to {os.path.basename((final or place).name)}", progress=progress, about=about.__getitem__)
-    group = _finish(place, plan)
+    group = _finish(place, plan, place.name if final is None else str(final))
     if part is None and not group.attrs[ATTRIBUTE]["complete"]:
         raise IIDStoreError(
             f"{place.name}: tiles were written where this process does not see them: tasks of other processes need a "
@@ -268,11 +268,11 @@ def _graph(variable: xr.Variable, layout: Layout) -> Any:
 
 def _done(place: Place, name: str, layout: Layout) -> np.ndarray:
     """Return which tiles are recorded, bool, shape ``layout.tile_grid``."""
-    # By the names of the record's chunks, one a tile, which appear whole: to read them takes long where they are many.
-    done = np.zeros(layout.tile_grid, bool)
-    for key in stored_sizes(place.group("r"), f"{RECORD}/{name}"):
+    # By the record's chunks, one a tile, all of one size: to read them takes long where they are many.
+    done, whole = np.zeros(layout.tile_grid, bool), 8 * math.prod(layout.record().chunk)
+    for key, size in stored_sizes(place.group("r"), f"{RECORD}/{name}").items():
         *at, last = key.split("/")[1:]
-        if last == "0":  # else a name that it had until it was whole
+        if last == "0" and size == whole:  # else a name that it had until it was whole
             done[tuple(map(int, at))] = True
     return done
 
@@ -337,24 +337,26 @@ def _remove_partial(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _finish(place: Place, plan: Plan) -> Any:
-    """Complete the store if every tile is recorded."""
-    if not all(_done(place, name, layout).all() for name, layout in plan.layouts.items()):
+def _finish(place: Place, plan: Plan, name: str) -> Any:
+    """Complete the store, which will have a name, if every tile is recorded."""
+    if not all(_done(place, variable, layout).all() for variable, layout in plan.layouts.items()):
         return place.group("r")
     group: Any = place.group("r+")
     if group.attrs[ATTRIBUTE]["complete"]:
         return place.group("r")
-    overlapping = {name: None if source is None else _overlapping(group, name) for name, source in plan.sources.items()}
+    overlapping = {
+        variable: None if source is None else _overlapping(group, variable) for variable, source in plan.sources.items()
+    }
     if place.folder is not None:
         _remove_partial(place.folder)
     with quiet():
         group = zarr.consolidate_metadata(group.store)
     # Last, and in one write: whoever finds it complete does nothing more.
     group.attrs[ATTRIBUTE] = {**group.attrs[ATTRIBUTE], "complete": True, "overlapping_pixels": overlapping}
-    for name, count in overlapping.items():
+    for variable, count in overlapping.items():
         if count:
             warnings.warn(
-                f"{place.name}: {name}: {count} pixels are covered by more than one entry and show only one of them "
+                f"{name}: {variable}: {count} pixels are covered by more than one entry and show only one of them "
                 "(the variable's attribute overlap says which); layers=True keeps all",
                 IIDWarning,
                 stacklevel=4,

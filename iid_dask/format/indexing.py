@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from iid_dask import kernels
+from iid_dask.cutting import ranges
 from iid_dask.format.layout import HEADER
 from iid_dask.format.reader import open_records
 from iid_dask.format.segments import index_bytes
@@ -47,15 +49,18 @@ def add_index(
         if defects:
             raise defects[0]
         source, header, lut = reader.source, reader.header, reader.lut
-        base = int(header["segments_offset"])
         crcs = {
             s: zlib.crc32(source.read(int(header[f"{s}_offset"]), int(header[f"{s}_length"])))
             for s in ("iids", "meta", "groups")
         }
         segment_crcs = np.zeros(len(lut), np.uint32)
-        for key in np.flatnonzero(lut["segment_length"] > 0).tolist():
-            data = source.read(base + int(lut["segment_offset"][key]), int(lut["segment_length"][key]))
-            segment_crcs[key] = zlib.crc32(data)
+        keys = np.flatnonzero(lut["segment_length"] > 0)
+        offsets, lengths = (lut[name][keys].astype(np.int64) for name in ("segment_offset", "segment_length"))
+        for start, stop in ranges(lengths, BUFFER):
+            data, places = reader.read_bits(offsets[start:stop], lengths[start:stop])
+            some = np.empty(stop - start, np.uint32)
+            kernels.crc32s(data, places, places + lengths[start:stop], some)
+            segment_crcs[keys[start:stop]] = some
         end = max(
             int(header[f"{s}_offset"]) + int(header[f"{s}_length"])
             for s in ("lut", "iids", "meta", "groups", "segments")

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from pydoc import locate
 from typing import Any
 
 import dask
 
-from iid_dask.errors import IIDLimitError
+from iid_dask import __version__
+from iid_dask.errors import IIDLimitError, IIDWorkerError
 from iid_dask.running.plan import Plan
 from iid_dask.running.schedulers import client_in_scope, name_in_scope
 
@@ -52,16 +54,40 @@ def admit(plan: Plan) -> None:
     ------
     IIDLimitError
         Says what would do.
+    IIDWorkerError
+        If a worker has another version of this package, or none.
     """
     client = client_in_scope()
     plan = replace(plan, shared=client is None and name_in_scope() != "processes")
     if _only_asked.get():
         raise Planned(plan)
     LOGGER.info("%s", plan)
-    for limit, threads in [] if client is None else _workers(client):
-        words = plan.refusal(limit, threads)
-        if words is not None:
-            raise IIDLimitError(words)
+    if client is not None:
+        _check_versions(client)
+    words = refusal(plan)
+    if words is not None:
+        raise IIDLimitError(words)
+
+
+def refusal(plan: Plan) -> str | None:
+    """Say why the workers of the client in scope cannot do a job; None if they can, or there is no client."""
+    client = client_in_scope()
+    refused = (plan.refusal(*worker) for worker in ([] if client is None else _workers(client)))
+    return next((words for words in refused if words is not None), None)
+
+
+def _check_versions(client: Any) -> None:
+    """Make sure that all workers have this very version; raises if one has not."""
+    # By a function of the standard library: workers that lack the package could not load one of ours.
+    found = client.run(locate, "iid_dask.__version__", on_error="return")
+    others = {worker: said for worker, said in found.items() if said != __version__}
+    if others:
+        worker, said = next(iter(others.items()))
+        what = "no iid_dask" if said is None else f"iid_dask {said}"
+        raise IIDWorkerError(
+            f"{len(others)} of {len(found)} workers have another version, or none: found {what} at {worker}, expected "
+            f"iid_dask {__version__} as here; install it there"
+        )
 
 
 def _workers(client: Any) -> list[tuple[int, int]]:

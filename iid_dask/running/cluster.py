@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -30,6 +31,8 @@ LOOK = 5.0
 
 LARGE = 2**16
 """Bytes from which on what all batches share is sent once, and kept by the workers."""
+
+LOGGER = logging.getLogger("iid_dask")
 
 WAY_OUT = "what is done is kept: the same call continues from there"
 
@@ -216,6 +219,9 @@ class _Flight:
         """Count the workers' threads; give up when there are none for long."""
         self._looked = time.monotonic()
         self._threads = sum(self.client.nthreads().values())
+        if not self._threads and not self._had_workers and self._looked - self._seen > LOOK:
+            LOGGER.warning("no worker yet at %s; waiting", self.client.scheduler.address)
+            self._seen = self._looked
         if self._threads:
             self._had_workers, self._seen = True, self._looked
         elif self._had_workers and self._looked - self._seen > PATIENCE:

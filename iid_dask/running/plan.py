@@ -94,7 +94,8 @@ class Plan:
             f"a worker needs about {_text(self.usual_bytes())}, and {_text(thread)} more for each further thread",
         ]
         if self.usual_bytes() < self.peak_bytes():
-            said[-1] += f"; with noise up to {_text(self.peak_bytes())} and {_text(self.thread_bytes)}"
+            noise = f"{_text(self.peak_bytes())} and {_text(self.thread_bytes)}"
+            said[-1] += f" (for images that are noise, up to {noise})"
         return "; ".join(said)
 
     def refusal(self, limit: int, threads: int) -> str | None:
