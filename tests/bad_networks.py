@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -62,3 +65,39 @@ def read_under_faults(
     counted["faults"] = sum(proxy.done.values())
     counted["requests"] = proxy.count("GET")
     return counted
+
+
+@contextmanager
+def asleep() -> Iterator[tuple[str, Callable[[], None]]]:
+    """Hold a port of loopback that refuses connections.
+
+    Yields
+    ------
+    str
+        URL of a server that is not there.
+    callable
+        Starts it: it speaks S3, and has the buckets of all such servers of this process.
+    """
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import BaseWSGIServer, make_server
+
+    running: list[tuple[BaseWSGIServer, threading.Thread]] = []
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # from now on nobody else gets the port
+        host, port = bound.getsockname()
+
+        def wake() -> None:
+            bound.listen()
+            app = DomainDispatcherApplication(create_backend_app)
+            server = make_server(host, port, app, threaded=True, fd=bound.fileno())
+            thread = threading.Thread(target=server.serve_forever, daemon=True)
+            thread.start()
+            running.append((server, thread))
+
+        try:
+            yield f"http://{host}:{port}", wake
+        finally:
+            for server, thread in running:
+                server.shutdown()
+                thread.join(10)
+                server.server_close()

@@ -21,6 +21,7 @@ from twins import seeds
 
 import iid_dask
 from iid_dask.format.encode import Names, write_file
+from iid_dask.images.raw import RawImage
 from iid_dask.mosaic.blocks import segments_of, segments_of_masks
 
 TILES = [TILE, 64, 1000, (2000, 3000)]
@@ -339,6 +340,65 @@ def test_a_changed_image_is_not_taken_from_tiles_of_the_old_one(tmp_path):
         fail[0] = False
         iid_dask.to_iid(blocks(changed), target, tile=20, scratch=scratch, progress=False)
     assert target.read_bytes() == whole(tmp_path / "w.iid", changed)
+
+
+# No tile of the one is a tile of the other.
+FIRST = np.kron(np.arange(1, 17, dtype=np.uint16).reshape(4, 4), np.ones((10, 10), np.uint16))
+SECOND = FIRST[::-1]
+
+
+def replaced(path, image):
+    """Put an image in the place of another one, of another time whatever the clock's steps."""
+    made = path.with_name("new.npy")
+    np.save(made, image)
+    os.utime(made, ns=(int(image[0, 0]) * 10**18, int(image[0, 0]) * 10**18))
+    os.replace(made, path)
+    return path
+
+
+def tiles_read(image, folder, *, most=16, **options):
+    """Write tiles, and return of how many the pixels were read; the process is interrupted before it reads more."""
+    counted, read = [], RawImage.read
+
+    def reading(self, box):
+        if len(counted) == most:
+            raise KeyboardInterrupt
+        counted.append(box)
+        return read(self, box)
+
+    with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="synchronous"):
+        patch.setattr(RawImage, "read", reading)
+        iid_dask.to_mosaic(image, folder, tile=10, progress=False, **{"part": (1, 1), **options})
+    return len(counted)
+
+
+def test_trust_reads_nothing_again_while_the_image_is_the_same(tmp_path):
+    image, folder = replaced(tmp_path / "labels.npy", FIRST), tmp_path / "m"
+    assert tiles_read(image, folder) == 16
+    assert tiles_read(image, folder) == 16, "the control reads all of them"
+    assert tiles_read(image, folder, resume="trust") == 0
+    (folder / "tiles" / "r0000010_c0000020.iid").unlink()
+    assert tiles_read(image, folder, resume="trust") == 1
+    assert collected(folder, tmp_path / "m.iid") == whole(tmp_path / "w.iid", FIRST)
+
+
+def test_no_part_of_a_job_trusts_tiles_of_an_image_that_was_replaced(tmp_path):
+    image, folder = replaced(tmp_path / "labels.npy", FIRST), tmp_path / "m"
+    for part in (1, 2):
+        tiles_read(image, folder, part=(part, 2))
+    replaced(image, SECOND)
+    assert [tiles_read(image, folder, part=(part, 2), resume="trust") for part in (1, 2)] == [8, 8]
+    assert collected(folder, tmp_path / "m.iid") == whole(tmp_path / "w.iid", SECOND)
+
+
+def test_tiles_of_an_image_that_was_replaced_are_not_trusted_after_an_interruption(tmp_path):
+    image, folder = replaced(tmp_path / "labels.npy", FIRST), tmp_path / "m"
+    tiles_read(image, folder)
+    replaced(image, SECOND)
+    with pytest.raises(KeyboardInterrupt):
+        tiles_read(image, folder, most=5, resume="trust")
+    assert tiles_read(image, folder, resume="trust") == 16
+    assert collected(folder, tmp_path / "m.iid") == whole(tmp_path / "w.iid", SECOND)
 
 
 # --- a mosaic is its file --------------------------------------------------------------------------------------------

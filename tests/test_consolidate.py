@@ -331,6 +331,22 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.parametrize("index", [True, False])
+def test_the_parts_are_told_how_many_bytes_the_file_has(tmp_path, monkeypatch, index):
+    folder = Folder(tmp_path, [np.ones((5, 5), bool), np.zeros((5, 5), bool)])
+    folder.tile(BBox(0, 0, 3, 5))
+    folder.tile(BBox(3, 0, 5, 5))
+    told, parts = [], consolidating.atomic_parts
+
+    def telling(path, nbytes, options):
+        told.append(nbytes)
+        return parts(path, nbytes, options)
+
+    monkeypatch.setattr(consolidating, "atomic_parts", telling)
+    written = folder.write(tmp_path / "out.iid", index=index)
+    assert told == [len(written)]
+
+
 def test_what_killed_writers_left_is_removed_and_what_others_write_is_not(tmp_path):
     out, left = tmp_path / "out.iid", tmp_path / ".out.iid.0123abcd.tmp"
     others = [tmp_path / name for name in (".other.iid.0123abcd.tmp", ".out.iid.notahexa.tmp", "out.iid.0123abcd.tmp")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from skimage.measure import label as components
 from twins import random_mask, seeds
 
 from iid_dask.errors import IIDChangedError, IIDFormatError, IIDStoreError, IIDWarning
+from iid_dask.format.folder import LocalFolder
 from iid_dask.mosaic.finish import finish
 from iid_dask.mosaic.folder import load_job, prepare, tile_reader
-from iid_dask.mosaic.seams import decide
+from iid_dask.mosaic.reader import open_mosaic
+from iid_dask.mosaic.seams import Touch, decide, undo
 from iid_dask.mosaic.survey import batches
 from iid_dask.mosaic.tables import SCHEMAS, read_table
 from iid_dask.mosaic.tile import write_tile
@@ -475,6 +478,71 @@ def test_tiles_written_anew_are_noticed_before_they_are_cut(tmp_path):
     write_tile(folder, np.ones((5, 5), int), (0, 0))
     with pytest.raises(IIDChangedError, match=r"r0000000_c0000000.iid was written anew since the mosaic was finished"):
         decide(folder)
+
+
+def touching_masks(folder):
+    """A mosaic of two tiles, whose masks touch and are in a group."""
+    job = prepare(folder, (10, 20), tile=10, stitch="touch")
+    for tile in job.grid:
+        write_tile(folder, [(b"", b"1", (2, 0, 8, 10), np.ones((6, 10)), "all")], tile.origin)
+    finish(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        *[(name, decide) for name in ("tiles", "seams", "entries", "entry_members")],
+        ("pieces", lambda folder: undo(folder, segments=[0])),
+    ],
+)
+def test_nothing_is_decided_from_a_damaged_table(tmp_path, name, again):
+    folder = touching_masks(tmp_path)
+    held = files_in(folder)
+    path = folder / manifest_of(folder)["tables"][name]["path"]
+    data = path.read_bytes()
+    for at in (4, len(data) // 3, len(data) // 2, len(data) - 9):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        with pytest.raises(IIDFormatError, match=rf"{path.name}: file: found crc32 0x\w+, expected 0x"):
+            again(folder)
+    path.write_bytes(data[:-1])
+    with pytest.raises(IIDFormatError, match=rf"{path.name}: file: found {len(data) - 1} bytes, expected {len(data)}"):
+        again(folder)
+    path.write_bytes(data)
+    assert files_in(folder) == held
+    again(folder)
+
+
+def test_the_old_mosaic_stands_until_the_new_manifest_does(tmp_path, monkeypatch):
+    image = random_labels(3).astype(np.int64) % 50
+    folder = tiled(tmp_path, image, (7, 11), stitch="touch", halo=2, local=True)
+    finish(folder)
+    held, masks = files_in(folder), masks_of(folder)
+    assert any(path.parent.name == "cuts" for path in held)
+    write = LocalFolder.write
+
+    def failing(self, name):
+        if name == "mosaic.json":
+            raise OSError(errno.ENOSPC, "No space left on device", self.child(name))
+        return write(self, name)
+
+    def apart():
+        """Join nothing: that takes other tables, and other cuts."""
+        decide(folder, Touch(min_pixels=10**6))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFolder, "write", failing)
+        for again in (apart, lambda: finish(folder, rule=Touch(min_pixels=10**6))):
+            with pytest.raises(OSError, match="No space left on device"):
+                again()
+            assert files_in(folder).items() > held.items(), "what is new lies beside the old"
+            np.testing.assert_array_equal(masks_of(folder), masks)
+            with open_mosaic(folder) as mosaic:
+                assert mosaic.check() == []
+    apart()
+    assert files_in(folder).keys() != held.keys()
+    finish(folder)
+    assert files_in(folder) == held
 
 
 def test_tiny_tiles_are_few_tasks():

@@ -412,6 +412,108 @@ def test_links_do_not_lead_writers_out_of_the_folder(tmp_path: Path, folder: Pat
 # --- tables -----------------------------------------------------------------------------------------------------
 
 
+def put_value(*where: Any) -> Callable[[dict[str, Any]], None]:
+    """Return what puts a value, the last, at a place of a manifest."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        *path, name, value = where
+        for step in path:
+            manifest = manifest[step]
+        manifest[name] = value
+
+    return change
+
+
+def drop(*where: str) -> Callable[[dict[str, Any]], None]:
+    """Return what takes a field out of a manifest."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        *path, name = where
+        for step in path:
+            manifest = manifest[step]
+        del manifest[name]
+
+    return change
+
+
+LISTED = "an object with path, rows, nbytes and crc"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put_value("tables", "seams", None), f"table seams None, expected {LISTED}"),
+        (put_value("tables", "seams", 5), f"table seams 5, expected {LISTED}"),
+        (put_value("tables", "seams", {}), rf"table seams \{{\}}, expected {LISTED}"),
+        (put_value("tables", "seams", "path", 5), f"table seams .*'path': 5.*, expected {LISTED}"),
+        (drop("tables", "seams", "nbytes"), f"table seams .*, expected {LISTED}"),
+        (put_value("tables", "entries", "crc", "0"), f"table entries .*, expected {LISTED}"),
+        (put_value("tables", "entry_members", []), rf"table entry_members \[\], expected {LISTED}"),
+        (put_value("tables", "x" * 10_000, 5), f"table x{{80}} 5, expected {LISTED}"),
+        (put_value("tables", "seams", "path", "../a"), r"path '\.\./a', expected a file within the folder"),
+    ],
+)
+def test_every_table_that_is_listed_is_checked(
+    folder: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    change_manifest(folder, change)
+    with pytest.raises(iid_dask.IIDFormatError, match=rf"manifest: found {message}"):
+        iid_dask.open(folder)
+    with pytest.raises(iid_dask.IIDFormatError, match=rf"manifest: found {message}"):
+        iid_dask.decide(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (drop("tables", "entries"), "no table entries, expected one beside that of seams"),
+        (drop("stitch"), "no stitch, expected null or one of label, name, touch, iou"),
+        (put_value("stitch", {}), r"stitch \{\}, expected null or one of"),
+        (drop("rule"), "no rule, expected null, or a rule's name and options"),
+        *[
+            (put_value("rule", rule), "rule .*, expected null, or a rule's name and options")
+            for rule in (
+                5,
+                "touch",
+                {},
+                {"name": []},
+                {"name": "other"},
+                {"name": "iou", "least": 1},
+                {"name": "iou", "min_iou": "1"},
+            )
+        ],
+        (drop("naming"), "no naming, expected an object; finish the mosaic again"),
+        (put_value("naming", []), r"naming \[\], expected an object"),
+        (put_value("naming", "masks", 0), "naming.masks 0, expected true or false"),
+        (drop("naming", "names"), "no naming.names, expected true or false"),
+        (put_value("naming", "domain", "0"), "naming.domain '0', expected bytes as hexadecimal digits"),
+        (put_value("naming", "domain", "00 1f"), "naming.domain '00 1f', expected bytes as hexadecimal digits"),
+        (put_value("naming", "entry_groups", 5), "naming.entry_groups 5, expected a list of names, each once"),
+        (put_value("naming", "entry_groups", ["a", "a"]), r"naming.entry_groups \['a', 'a'\], expected a list"),
+    ],
+)
+def test_what_only_deciding_again_needs_is_checked_by_that(
+    folder: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    change_manifest(folder, change)
+    held = files_below(folder)
+    for again in (
+        lambda: iid_dask.decide(folder),
+        lambda: iid_dask.undo(folder, segments=[0]),
+        lambda: iid_dask.open(folder).seams(),
+    ):
+        with pytest.raises(iid_dask.IIDFormatError, match=rf"mosaic\.json: manifest: found {message}"):
+            again()
+    assert files_below(folder) == held
+    touch_all(folder)
+
+
+def test_segments_are_counted_by_their_table(folder: Path) -> None:
+    change_manifest(folder, drop("counts"))
+    with pytest.raises(KeyError, match="no segment 99"):
+        iid_dask.undo(folder, segments=[99])
+
+
 def long_names(table: pa.Table) -> pa.Table:
     """Give a segment an address of 100 MB, which compresses well."""
     names = pa.array([bytes(100 * 2**20), *[b""] * (table.num_rows - 1)], pa.large_binary())

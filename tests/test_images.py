@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDChangedError
-from iid_dask.images import DaskImage, Image, Sectors, as_image, grid_of, sectors
+from iid_dask.images import DaskImage, Image, Sectors, as_image, grid_of, sectors, tiff
 from iid_dask.images.image import MAX_PICKLED
 from iid_dask.images.tiling import aligned_tile
 
@@ -244,6 +244,47 @@ def test_maps_that_no_task_could_open_are_refused(tmp_path):
         as_image(mapped(tmp_path / "a.raw")[:, ::2])
     with pytest.raises(ValueError, match=r'mode="c", whose changes are not in the file; .* numpy\.save'):
         as_image(mapped(tmp_path / "a.raw", "c"))
+
+
+def changed_at(places: slice) -> bytes:
+    content = bytearray(bytes(10_001) + PIXELS.tobytes())
+    content[places] = bytes(255 - byte for byte in content[places])
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        changed_at(slice(9_000, 9_001)),  # before the pixels
+        changed_at(slice(10_001, 10_002)),
+        changed_at(slice(120_000, 130_000)),
+        changed_at(slice(-1, None)),
+        bytes(10_001) + PIXELS.tobytes() + bytes(1),
+    ],
+    ids=["head", "first", "middle", "last", "longer"],
+)
+@pytest.mark.parametrize("mode", ["r", "r+"])
+def test_a_map_of_a_file_in_whose_place_is_another_is_refused(other, mode, tmp_path):
+    array = mapped(tmp_path / "a.raw", mode)
+    (tmp_path / "b.raw").write_bytes(other)
+    os.replace(tmp_path / "b.raw", tmp_path / "a.raw")
+    with pytest.raises(IIDChangedError, match=r"a\.raw: changed since opened; open it again"):
+        as_image(array[20:])
+
+
+def test_a_map_of_a_file_in_whose_place_is_a_copy_is_read(tmp_path):
+    array = mapped(tmp_path / "a.raw")
+    shutil.copyfile(tmp_path / "a.raw", tmp_path / "b.raw")
+    os.replace(tmp_path / "b.raw", tmp_path / "a.raw")
+    assert_same(as_image(array), PIXELS, 3)
+
+
+@pytest.mark.parametrize("left", [0, 5_000, 100_000])
+def test_a_map_of_a_file_that_was_cut_is_refused(left, tmp_path):
+    array = mapped(tmp_path / "a.raw")
+    os.truncate(tmp_path / "a.raw", left)
+    with pytest.raises(ValueError, match=rf"a\.raw: is cut short: found {left} bytes, expected "):
+        as_image(array)
 
 
 def test_a_large_array_in_memory_is_not_sent_away():
@@ -774,6 +815,70 @@ def test_what_is_no_label_image_is_refused(tmp_path):
         as_image(tmp_path / "a.npy")
     (tmp_path / "a.tif").write_bytes(b"II*\0nonsense")
     with pytest.raises(ValueError, match=r"a\.tif"):
+        as_image(tmp_path / "a.tif")
+
+
+@pytest.mark.timeout(30)
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.npy")
+    for labels, options in ((tmp_path / "a.npy", {}), ([tmp_path / "a.npy"], {"across": 1})):
+        with pytest.raises(OSError, match=r"is a FIFO, expected a file: '.*a\.npy'"):
+            as_image(labels, **options)
+    with pytest.raises(OSError, match="is a device, expected a file: '/dev/null'"):
+        as_image("/dev/null")
+    with pytest.raises(IsADirectoryError, match=r"is a directory, expected a TIFF, PNG or \.npy file"):
+        as_image([tmp_path], across=1)
+    os.rename(tmp_path / "a.npy", tmp_path / "zarr.json")
+    with pytest.raises(ValueError, match=r"found a folder without zarr\.json"):
+        as_image(tmp_path)
+
+
+def test_a_header_with_a_negative_size_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", PIXELS)
+    data = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(data.replace(b"(301, 419)", b"(-1, 419) "))
+    with pytest.raises(ValueError, match=r"a\.npy: found an image without pixels \(-1, 419\)"):
+        as_image(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("save", [as_npy, as_png])
+def test_header_and_stamp_are_of_one_file_whenever_it_is_replaced(save, tmp_path, monkeypatch):
+    versions = [np.ascontiguousarray(PIXELS[:20, :30]), np.ascontiguousarray(PIXELS[:30, :20])]
+    for number, pixels in enumerate(versions):
+        save(tmp_path / str(number), pixels)
+    ending = ".npy" if save is as_npy else ".png"
+    path, real, times = str(tmp_path / f"a{ending}"), os.stat, []
+    shutil.copyfile(tmp_path / f"0{ending}", path)
+
+    def replaced_before(file: Any, **options: Any) -> os.stat_result:
+        if file == path:
+            times.append(10**18 + len(times))
+            shutil.copyfile(tmp_path / f"{len(times) % 2}{ending}", tmp_path / "next")
+            os.utime(tmp_path / "next", ns=(times[-1], times[-1]))
+            os.replace(tmp_path / "next", path)
+        return real(file, **options)
+
+    monkeypatch.setattr(os, "stat", replaced_before)
+    image = as_image(path)
+    monkeypatch.undo()
+    assert len(times) > 1
+    np.testing.assert_array_equal(image.read(BBox(0, 0, *image.shape)), versions[len(times) % 2])
+
+
+@pytest.mark.parametrize("other", ["tiff", "no tiff"])
+def test_a_tiff_that_is_replaced_before_it_is_parsed_has_changed(other, tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", PIXELS, compression="deflate")
+    tifffile.imwrite(tmp_path / "b.tif", PIXELS.T.copy(), compression="deflate")
+    if other == "no tiff":
+        (tmp_path / "b.tif").write_bytes(b"nonsense")
+    real = tiff.library
+
+    def replaced(module: str, path: str) -> Any:
+        os.replace(tmp_path / "b.tif", path)
+        return real(module, path)
+
+    monkeypatch.setattr(tiff, "library", replaced)
+    with pytest.raises(IIDChangedError, match=r"a\.tif: changed since opened"):
         as_image(tmp_path / "a.tif")
 
 

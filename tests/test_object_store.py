@@ -26,6 +26,7 @@ from object_store import Bucket
 import iid_dask
 from iid_dask import BBox, IIDWriter, Region
 from iid_dask.format import faults
+from iid_dask.format.folder import as_folder
 from iid_dask.format.source import REMOTE_GAP, RemoteSource
 
 PASSING = [fault for fault in FAULTS if fault != "etag"]
@@ -203,6 +204,24 @@ def test_a_server_that_ignores_ranges_is_told_of(held, proxy):
         held.read(1000, 2000)
     assert caught.value.errno == errno.EIO
     assert held.read(1000, 2000) == DATA[1000:3000]
+
+
+def test_ranges_without_bytes_are_not_asked_for(held, proxy):
+    proxy.forget()
+    out = np.zeros(5, np.uint8)
+    held.read_many(np.array([7, 1000, 0, 90_000, 300_000]), np.array([0, 2, 0, 3, 0]), out)
+    assert out.tobytes() == DATA[1000:1002] + DATA[90_000:90_003]
+    assert proxy.count("GET") == 2
+    held.read_many(np.array([7, 0]), np.array([0, 0]), out[:0])
+    assert proxy.count("GET") == 2
+
+
+def test_an_empty_file_of_a_web_server_is_read(by_http, bucket):
+    bucket.fs.pipe_file(f"{bucket.name}/empty", b"", ACL="public-read")
+    url, _, name = by_http.name.rpartition("/")
+    folder = as_folder(url)
+    assert folder.read(name) == DATA
+    assert folder.read("empty") == b""
 
 
 @pytest.mark.parametrize(("status", "error"), [("403", PermissionError), ("404", FileNotFoundError)])

@@ -24,7 +24,7 @@ from iid_dask.format.faults import ATTEMPTS
 from iid_dask.format.folder import as_folder
 from iid_dask.format.target import atomic_parts, atomic_write
 from iid_dask.mosaic.consolidate import consolidate
-from iid_dask.mosaic.folder import MANIFEST
+from iid_dask.mosaic.folder import MANIFEST, load_job, tile_reader
 from iid_dask.mosaic.seams import seams_table
 from iid_dask.mosaic.tables import SCHEMAS, read_table, table_file, write_table
 
@@ -108,6 +108,16 @@ def test_an_index_is_added_at_and_to_a_url(bucket, tmp_path):
     assert stored(bucket) == on_disk(tmp_path)
     iid_dask.add_index(bucket.url("plain.iid"), storage_options=bucket.storage_options)
     assert stored(bucket)["plain.iid"] == (tmp_path / "other.iid").read_bytes()
+
+
+def test_an_index_is_added_with_few_requests(bucket, requests, tmp_path):
+    tmp_path.joinpath("us.iid").write_bytes(Path(iid_dask.sample("us")).read_bytes())
+    bucket.fs.pipe_file(f"{bucket.name}/us.iid", (tmp_path / "us.iid").read_bytes())
+    requests.clear()
+    iid_dask.add_index(bucket.url("us.iid"), storage_options=bucket.storage_options)
+    assert len(requests) <= 20, "3,155 masks"
+    iid_dask.add_index(tmp_path / "us.iid")
+    assert stored(bucket) == on_disk(tmp_path)
 
 
 def test_a_block_that_fails_stores_nothing(bucket, requests):
@@ -244,11 +254,31 @@ def test_parts_with_a_gap_or_an_overlap_are_refused(bucket, offset):
     bucket.fs.pipe_file(f"{bucket.name}/b.iid", OLD)
 
     def put():
-        with parts.joined(bucket.url("b.iid"), bucket.storage_options) as target:
+        with parts.joined(bucket.url("b.iid"), bucket.storage_options, 8) as target:
             target.put(0, memoryview(b"first"))
             target.put(offset, memoryview(b"end"))
 
     with pytest.raises(iid_dask.IIDStoreError, match=rf"b\.iid: a part at byte {offset}, expected one at 5"):
+        put()
+    assert stored(bucket) == {"b.iid": OLD}
+
+
+@pytest.mark.parametrize(("removed", "end"), [((), 9), ((6,), 6), ((5, 6), 5)])
+def test_parts_that_end_too_early_are_refused(bucket, removed, end):
+    bucket.fs.pipe_file(f"{bucket.name}/b.iid", OLD)
+
+    def put():
+        with parts.joined(bucket.url("b.iid"), bucket.storage_options, 9) as target:
+            for offset, data in ((0, b"first"), (5, b"-"), (6, b"end")):
+                target.put(offset, memoryview(data))
+            for offset in removed:
+                bucket.fs.rm_file(f"{target.url.removeprefix('s3://')}/{offset:012d}")
+
+    if not removed:
+        put()
+        assert stored(bucket) == {"b.iid": b"first-end"}
+        return
+    with pytest.raises(iid_dask.IIDStoreError, match=rf"b\.iid: the parts end at byte {end}, expected 9"):
         put()
     assert stored(bucket) == {"b.iid": OLD}
 
@@ -331,6 +361,40 @@ def test_a_tile_is_one_put(bucket, requests):
     assert sorted(requests.puts()) == sorted(f"m/{tile.name}" for tile in job.grid)
     assert {method for method, _ in requests} == {"PUT", "GET"}
     assert len(requests) == 2 * len(job.grid), "the job is read for each tile, and the tile put"
+
+
+def test_a_tile_that_is_opened_is_asked_for_once(bucket, requests):
+    job = iid_dask.prepare(bucket.url("m"), IMAGE.shape, tile=40, storage_options=bucket.storage_options)
+    tile = next(iter(job.grid))
+    written = [image[tile.box.slices] for image in (IMAGE, IMAGE > 0)]
+    folder, readers = as_folder(bucket.url("m"), bucket.storage_options), []
+    for block in written:
+        iid_dask.write_tile(folder, block, (0, 0))
+        for _ in range(2):
+            requests.clear()
+            readers.append(tile_reader(folder, tile.name))
+            assert [method for method, _ in requests].count("HEAD") == 1
+    assert readers[0] is readers[1]
+    assert readers[2] is readers[3]
+    assert [len(reader) for reader in readers[::2]] == [len(np.unique(block)) - 1 for block in written]
+
+
+def test_an_empty_object_is_no_job_and_no_manifest(bucket, requests):
+    folder = as_folder(bucket.url("m"), bucket.storage_options)
+    for name in ("job.json", MANIFEST):
+        bucket.fs.pipe_file(f"{bucket.name}/m/{name}", b"")
+        assert folder.read(name) == b""
+    with pytest.raises(iid_dask.IIDFormatError, match=r"m/job\.json: file: found .*"):
+        load_job(folder)
+    for use in (iid_dask.finish, iid_dask.decide, seams_table, iid_dask.open_mosaic):
+        with pytest.raises(iid_dask.IIDFormatError, match=r"m/(job|mosaic)\.json: (file|manifest): found"):
+            use(bucket.url("m"), storage_options=bucket.storage_options)
+    bucket.fs.pipe_file(f"{bucket.name}/m/one", b"1")
+    requests.clear()
+    assert folder.read("one") == b"1"
+    assert requests == [("GET", "m/one")], "what holds something is asked for once"
+    with pytest.raises(FileNotFoundError):
+        folder.read("none")
 
 
 def test_a_folder_of_something_else_and_other_options_are_refused(bucket):

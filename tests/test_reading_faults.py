@@ -1,4 +1,4 @@
-"""Local files that change, disks that fail, threads and processes that share what is open."""
+"""Local files that change, disks that fail, servers that are down, threads and processes that share what is open."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import os
 import pickle
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
 import xarray as xr
+from bad_networks import asleep
 from conftest import linux_only
 from failing_disks import BYTES, EXPECTED, can_trace, cut_under, faulty, read_ranges, straced
 from moving_files import (
@@ -31,10 +37,12 @@ from moving_files import (
     window_of,
     within,
 )
+from object_store import Bucket
 
 import iid_dask
 from iid_dask.format import faults, source
-from iid_dask.format.source import LocalSource
+from iid_dask.format.folder import as_folder
+from iid_dask.format.source import LocalSource, RemoteSource
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +133,49 @@ def test_a_file_that_is_another_after_a_fault_is_not_read_on(change, file):
         opened.read(0, 1000)
 
 
+@pytest.mark.timeout(30)
+def test_what_is_no_file_is_refused_and_not_waited_for(tmp_path, file):
+    fifo = tmp_path / "fifo.iid"
+    os.mkfifo(fifo)
+    for name, kind in ((str(fifo), "a FIFO"), ("/dev/null", "a device")):
+        with pytest.raises(OSError, match=f"is {kind}, expected a file: '{name}'") as caught:
+            iid_dask.open(name)
+        assert caught.value.errno == errno.EINVAL
+    with pytest.raises(IsADirectoryError, match=r"is a directory, expected an \.iid file"):
+        iid_dask.open(tmp_path)
+    opened = LocalSource(str(file))
+    opened.close()
+    os.replace(fifo, file)
+    for read in (lambda: opened.read(0, 10), lambda: pickle.loads(pickle.dumps(opened))):
+        with pytest.raises(iid_dask.IIDChangedError, match="changed since opened"):
+            read()
+
+
+LEASING = """
+import fcntl, signal, sys, time
+file, asked = open(sys.argv[1], "r+b"), []
+signal.signal(signal.SIGIO, lambda *_: asked.append(fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)))
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("leased", flush=True)
+while not asked:
+    time.sleep(0.01)
+print("given up", flush=True)
+"""
+
+
+@linux_only
+@pytest.mark.timeout(30)
+def test_a_file_that_another_process_has_leased_is_read_when_that_gives_it_up(file):
+    with subprocess.Popen([sys.executable, "-c", LEASING, file], stdout=subprocess.PIPE, text=True) as other:
+        try:
+            if other.stdout.readline() != "leased\n":
+                pytest.skip("needs a file system that gives leases")
+            assert LocalSource(str(file)).read(0, 100) == BYTES[:100]
+            assert other.stdout.readline() == "given up\n"
+        finally:
+            other.kill()
+
+
 @pytest.fixture(scope="module")
 def strace() -> None:
     if not can_trace():
@@ -148,6 +199,81 @@ def test_faults_of_the_kernel_that_stay_or_are_not_tried_again_are_errors(file, 
     control, injected = straced(file, "preadv,preadv2:error=EIO:when=1", attempts=1)
     assert (control.returncode, injected) == (1, 1)
     assert "100 bytes at offset 4000 could not be read in 1 attempt: " in control.stderr
+
+
+# --- servers that are down ----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Down:
+    """A server that refuses connections until the third attempt is waited for, if ever."""
+
+    bucket: Bucket
+    wakes: bool = False
+    waits: int = 0
+
+    def open(self, kind: str, name: str = "data") -> RemoteSource:
+        if kind == "http":
+            return RemoteSource(f"{self.bucket.endpoint}/{self.bucket.name}/{name}")
+        return RemoteSource(self.bucket.url(name), self.bucket.storage_options)
+
+
+@pytest.fixture
+def down(bucket, monkeypatch) -> Iterator[Down]:
+    bucket.fs.pipe_file(f"{bucket.name}/data", BYTES, ACL="public-read")
+    with asleep() as (endpoint, wake):
+        server = Down(bucket.through(endpoint, config_kwargs={"retries": {"max_attempts": 0}}))
+
+        def wait(patience: faults.Patience, real: Callable[..., bool] = faults.Patience.wait) -> bool:
+            server.waits += 1
+            if server.wakes and server.waits == 2:
+                wake()
+            return real(patience)
+
+        monkeypatch.setattr(faults.Patience, "wait", wait)
+        yield server
+
+
+@pytest.mark.parametrize("kind", ["s3", "http"])
+def test_a_server_that_comes_up_is_read_and_what_it_does_not_have_is_missing_at_once(kind, down):
+    down.wakes = True
+    opened = down.open(kind)
+    assert (opened.read(300, 400), down.waits) == (BYTES[300:700], 2)
+    with pytest.raises(FileNotFoundError):
+        down.open(kind, "none")
+    assert down.waits == 2, "that is not asked for again"
+
+
+@pytest.mark.parametrize("kind", ["s3", "http"])
+def test_of_a_server_that_stays_down_nothing_is_said_to_be_missing(kind, down):
+    message = r"size and version could not be read in 5 attempts: Co.*nect.* '(s3|http)://.*/data'"
+    with pytest.raises(OSError, match=message) as caught:
+        down.open(kind)
+    assert not isinstance(caught.value, FileNotFoundError)
+    assert down.waits == faults.ATTEMPTS
+
+
+def test_nor_of_its_folders(down):
+    folder = as_folder(f"{down.bucket.endpoint}/{down.bucket.name}")
+    with pytest.raises(OSError, match=r"the object could not be read in 5 attempts: Connect.*/data'") as caught:
+        folder.stamp("data")
+    assert not isinstance(caught.value, FileNotFoundError)
+
+
+@pytest.mark.parametrize("number", [socket.EAI_AGAIN, socket.EAI_NONAME, errno.ENOENT])
+def test_a_name_that_is_not_found_now_may_be_found_later(number):
+    # The numbers are others on every system, where some mean other things: 2 is "no such file".
+    error = socket.gaierror(number, "Name or service not known")
+    assert faults.may_pass(error)
+    told = faults.unread("s3://a/b", "9 bytes", 5, error)
+    assert (type(told), told.errno) == (OSError, errno.EIO)
+    assert "in 5 attempts: Name or service not known" in str(told)
+
+
+def test_the_cause_of_another_error_than_a_missing_file_is_not_what_failed():
+    error = faults.changed("a.iid")
+    error.__cause__ = ConnectionResetError()
+    assert not faults.may_pass(error)
 
 
 # --- what users see ---------------------------------------------------------------------------------------------

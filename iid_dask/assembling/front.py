@@ -76,7 +76,8 @@ def to_iid(
         Show bars on stderr.
     resume : bool or "trust"
         Continue an interrupted call with the same options: a tile is kept if it was made from the same pixels, which
-        are read again to know it; "trust": without reading them.
+        are read again to know it; "trust": without reading them, if the folder has met this image alone, by the name
+        and time of its file; of an array in memory only shape and dtype are known.
     **options
         ``metadata``, ``tile``, ``stitch`` ("label", "touch", "iou", None), ``halo``, ``connected``, ``across``,
         ``at``, ``keys``, ``window``, ``storage_options``: see `iid_dask.InputOptions`.

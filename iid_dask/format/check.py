@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from iid_dask.cutting import ranges
 from iid_dask.errors import IIDFormatError
 from iid_dask.format.layout import HEADER, INDEX_SEGMENT, LUT, Limits
 from iid_dask.format.sections import brief, crc_defect, header_defects, lut_defects, parse_groups, parse_metadata
-from iid_dask.format.segments import Index, SegmentColumns, read_index, region_lengths, scan_defects, scan_segments
-from iid_dask.format.source import Source
+from iid_dask.format.segments import (
+    BLOCK,
+    Index,
+    SegmentColumns,
+    read_index,
+    region_lengths,
+    scan_defects,
+    scan_segments,
+)
+from iid_dask.format.source import Source, gather
 
 if TYPE_CHECKING:
     from iid_dask.format.reader import RecordReader
@@ -88,8 +97,12 @@ def content_defects(reader: RecordReader) -> Iterator[IIDFormatError]:
         yield from _index_defects(name, index, told, scan.columns, broken)
         yield from _section_crc_defects(reader, index)
     crcs = None if told is None else told.crcs
-    for key in np.flatnonzero(~broken & (lut["segment_length"] > 0)).tolist():
-        yield from _pixel_defects(reader, base, key, scan.columns, crcs)
+    keys = np.flatnonzero(~broken & (lut["segment_length"] > 0))
+    offsets, lengths = (lut[field][keys].astype(np.int64) for field in ("segment_offset", "segment_length"))
+    for start, stop in ranges(lengths, BLOCK):  # many at a time: each is a request where files are far away
+        data, places = gather(reader.source, base + offsets[start:stop], lengths[start:stop])
+        for key, at, length in zip(keys[start:stop].tolist(), places, lengths[start:stop], strict=True):
+            yield from _pixel_defects(reader, base, key, data[at : at + length], scan.columns, crcs)
 
 
 def _section_crc_defects(reader: RecordReader, index: Index) -> Iterator[IIDFormatError]:
@@ -131,14 +144,12 @@ def _name_defects(reader: RecordReader, keys: np.ndarray) -> Iterator[IIDFormatE
 
 
 def _pixel_defects(
-    reader: RecordReader, base: int, key: int, columns: SegmentColumns, crcs: np.ndarray | None
+    reader: RecordReader, base: int, key: int, data: np.ndarray, columns: SegmentColumns, crcs: np.ndarray | None
 ) -> Iterator[IIDFormatError]:
+    """Look at the bytes of a segment."""
     from iid_dask import kernels
 
-    row = reader.lut[key]
-    start = int(row["segment_offset"])
-    segment = reader.source.read(base + start, int(row["segment_length"]))
-    data, crc = np.frombuffer(segment, np.uint8), zlib.crc32(segment)
+    start, crc = int(reader.lut[key]["segment_offset"]), zlib.crc32(data.data)
     if crcs is not None and crc != crcs[key]:
         yield crc_defect(reader.name, "segments", key, base + start, crc, int(crcs[key]))
     regions = slice(int(columns.first_region[key]), int(columns.first_region[key + 1]))

@@ -12,7 +12,16 @@ import numpy as np
 
 from iid_dask.cutting import ranges, spread
 from iid_dask.errors import IIDLimitError
-from iid_dask.format.layout import IID_HEAD, MAX_SIDE, REGION_HEAD, SEGMENT_HEAD, SPARE
+from iid_dask.format.layout import (
+    IID_HEAD,
+    INDEX_REGION,
+    INDEX_SEGMENT,
+    INDEX_TRAILER,
+    MAX_SIDE,
+    REGION_HEAD,
+    SEGMENT_HEAD,
+    SPARE,
+)
 from iid_dask.format.metadata import encode_own_metadata
 from iid_dask.format.plan import WAY_OUT, check_count, check_group_names, encode_groups, place
 from iid_dask.format.segments import SegmentColumns, index_bytes, place_bits, region_lengths
@@ -209,6 +218,12 @@ class Head:
     def tobytes(self) -> bytes:
         """Return what stands before the segments section."""
         return b"".join((self.header.tobytes(), self.lut.tobytes(), self.iids, self.meta, self.groups))
+
+    @staticmethod
+    def index_nbytes(columns: SegmentColumns) -> int:
+        """Return the bytes that the index of these segments takes."""
+        rows = len(columns.areas) * INDEX_SEGMENT.itemsize + len(columns.region_bits) * INDEX_REGION.itemsize
+        return rows + INDEX_TRAILER.itemsize
 
     def index(self, columns: SegmentColumns, segment_crcs: np.ndarray) -> bytes:
         """Return the index that stands behind the segments section.

@@ -33,15 +33,17 @@ BROKEN = frozenset(
     {
         "ClientConnectionError",  # aiohttp
         "ClientPayloadError",
-        "HTTPClientError",  # botocore
+        "ConnectionError",  # botocore's too
+        "HTTPClientError",
         "HTTPException",  # http.client
         "IncompleteReadError",
         "ProtocolError",  # urllib3
         "RequestException",  # requests
         "ResponseParserError",
+        "gaierror",  # socket: a name that was not found now
     }
 )
-"""Classes of errors of connections that broke; of libraries that need not be here."""
+"""Classes of errors of connections that broke or were not made; of libraries that need not be here."""
 
 # Not the generator that a caller may have seeded, nor one that workers have copies of.
 _dice = random.SystemRandom()
@@ -87,10 +89,13 @@ def unread(name: str, what: str, tried: int, error: BaseException) -> OSError:
     Traceback (most recent call last):
     OSError: [Errno 5] 12 bytes at offset 48 could not be read in 4 attempts: Input/output error: 'a.iid'
     """
+    error = _behind(error)
     number = getattr(error, "errno", None)
     cause = getattr(error, "strerror", None) or str(error) or type(error).__name__
     times = "1 attempt" if tried == 1 else f"{tried} attempts"
-    return OSError(number or errno.EIO, f"{what} could not be read in {times}: {cause}", name)
+    # Numbers of failed look-ups of names are not the system's, and one may mean there that a file is missing.
+    known = number if number in PASSING else errno.EIO
+    return OSError(known, f"{what} could not be read in {times}: {cause}", name)
 
 
 def may_pass(error: BaseException) -> bool:
@@ -101,6 +106,7 @@ def may_pass(error: BaseException) -> bool:
     >>> may_pass(ConnectionResetError()), may_pass(PermissionError())
     (True, False)
     """
+    error = _behind(error)
     status = _status(error)
     if status is None:
         if isinstance(error, TimeoutError | ConnectionError | EOFError) or _is_broken(error):
@@ -109,6 +115,13 @@ def may_pass(error: BaseException) -> bool:
     if status is not None:
         return status in PASSING_STATUS
     return isinstance(error, OSError) and error.errno in PASSING
+
+
+def _behind(error: BaseException) -> BaseException:
+    """Return why a file is missing, where it is told; fsspec's HTTP says so of servers that did not answer, too."""
+    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        return error.__cause__
+    return error
 
 
 def _is_broken(error: BaseException) -> bool:

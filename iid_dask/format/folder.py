@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import posixpath
 import shutil
@@ -227,7 +228,12 @@ class RemoteFolder(Folder):
         """Do nothing: folders are there when there are files in them."""
 
     def read(self, name: str) -> bytes:
-        return self._ask(name, lambda fs, path: bytes(fs.cat_file(path, start=0)))
+        try:
+            return self._ask(name, lambda fs, path: bytes(fs.cat_file(path, start=0)))
+        except Exception as error:  # every file system has its own
+            if not _is_beyond_end(error) or self._ask(name, lambda fs, path: fs.info(path)["size"]) != 0:
+                raise
+            return b""
 
     def crc32(self, name: str) -> int:
         source, crc = self.source(name), 0
@@ -288,6 +294,11 @@ def as_folder(target: FolderLike, storage_options: Mapping[str, Any] | None = No
     if "::" in url:
         raise ValueError(f"{url}: a chain of file systems, expected the URL of a folder")
     return RemoteFolder(url.rstrip("/"), dict(storage_options or {}))
+
+
+def _is_beyond_end(error: Exception) -> bool:
+    """Whether an error may say that an object ends before a range begins: an empty one has no first byte."""
+    return getattr(error, "errno", None) == errno.EINVAL or getattr(error, "status", None) == 416
 
 
 def stamp_of(source: Source) -> Stamp:

@@ -1,4 +1,8 @@
-"""Objects behind fsspec URLs, written whole: one is seen when all of its bytes are there."""
+"""Objects behind fsspec URLs, written whole.
+
+An object store (S3, Google Cloud Storage, Azure) shows an object when all of its bytes are there. A server of files
+(SFTP, SMB, HDFS) shows a file while it is being written, and keeps what was written of it when that fails.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, TypeVar, cast
 
-from iid_dask.format.faults import Patience, may_pass
+from iid_dask.format.faults import Patience, may_pass, unread
 
 T = TypeVar("T")
 
@@ -165,9 +169,13 @@ def patiently(url: str, call: Callable[[], T]) -> T:
         try:
             return call()
         except Exception as error:  # every file system has its own
-            if not may_pass(error) or not patience.wait():
-                _tell(error, url, patience.tried)
-                raise
+            passing = may_pass(error)
+            if passing and patience.wait():
+                continue
+            if passing and isinstance(error, FileNotFoundError):  # nobody is there to know that
+                raise unread(url, "the object", patience.tried, error) from error
+            _tell(error, url, patience.tried)
+            raise
 
 
 def _tell(error: Exception, url: str, tried: int) -> None:

@@ -53,11 +53,24 @@ class ObjectParts:
 
 
 @contextlib.contextmanager
-def joined(url: str, storage_options: Mapping[str, Any] | None) -> Iterator[ObjectParts]:
+def joined(url: str, storage_options: Mapping[str, Any] | None, nbytes: int) -> Iterator[ObjectParts]:
     """Give a place for the parts of an object, which replaces what is at ``url`` when the block ends without an error.
 
     The parts are held by this process one at a time. They are removed at the end; those of a process that was killed
     are removed by the next one.
+
+    Parameters
+    ----------
+    url
+    storage_options
+        For the fsspec file system.
+    nbytes
+        Of the object, at least.
+
+    Raises
+    ------
+    IIDStoreError
+        If parts are missing: there is a gap between two of them, or they end before ``nbytes``.
     """
     check_url(url)
     options = dict(storage_options or {})
@@ -68,11 +81,11 @@ def joined(url: str, storage_options: Mapping[str, Any] | None) -> Iterator[Obje
     try:
         yield parts
         sizes = parts.sizes()
-        _check_cover(url, sizes)
+        _check_cover(url, sizes, nbytes)
 
         def blocks() -> Iterator[bytes]:
-            for offset, nbytes in sizes.items():
-                yield parts.read(offset, nbytes)
+            for offset, size in sizes.items():
+                yield parts.read(offset, size)
 
         store(url, sum(sizes.values()), blocks, options)
     finally:
@@ -80,9 +93,11 @@ def joined(url: str, storage_options: Mapping[str, Any] | None) -> Iterator[Obje
             remove_below(parts.url, options)
 
 
-def _check_cover(url: str, sizes: Mapping[int, int]) -> None:
+def _check_cover(url: str, sizes: Mapping[int, int], least: int) -> None:
     at = 0
     for offset, nbytes in sizes.items():
         if offset != at:
             raise IIDStoreError(f"{url}: a part at byte {offset}, expected one at {at}: it was removed; begin again")
         at += nbytes
+    if at < least:
+        raise IIDStoreError(f"{url}: the parts end at byte {at}, expected {least}: one was removed; begin again")

@@ -22,7 +22,8 @@ class RemoteSource:
     """An object behind an fsspec URL: stateless range requests, several at once.
 
     All bytes are of the version that was opened. An S3 server tells the version with each range; of other file systems
-    it is asked for after each read.
+    it is asked for after each read. A web server that tells neither ETag nor Last-Modified leaves the size as the only
+    stamp: an object replaced by one of the same size is then not noticed.
     """
 
     gap = REMOTE_GAP
@@ -142,6 +143,8 @@ class RemoteSource:
 
     def read_many(self, offsets: np.ndarray, lengths: np.ndarray, out: np.ndarray) -> None:
         """Fill ``out`` with the ranges, one after another."""
+        some = lengths > 0  # a range of a request has a last byte
+        offsets, lengths = offsets[some], lengths[some]
         if not len(offsets):
             return
         at = 0

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ import numpy as np
 
 from iid_dask.format.coalescing import MAX_RANGE, coalesce
 from iid_dask.format.faults import PASSING, Patience, changed, short, unread
+from iid_dask.format.objects import local_path
 from iid_dask.format.remote import REMOTE_GAP, RemoteSource
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "as_source",
     "coalesce",
     "gather",
+    "time_and_size",
 ]
 
 LOCAL_GAP = 4096
@@ -72,7 +75,11 @@ class _Descriptor:
 
     def __init__(self, path: str) -> None:
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        self.number = os.open(path, flags)
+        try:
+            # A FIFO would otherwise be waited for until somebody writes to it.
+            self.number = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+        except BlockingIOError:  # a file that is leased, as Samba does: whoever has it gives it up for one who waits
+            self.number = os.open(path, flags)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         # `close` is bound here: when the interpreter ends, modules are emptied before their last objects go.
@@ -82,7 +89,8 @@ class _Descriptor:
             return
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int]:
+def time_and_size(status: os.stat_result) -> tuple[int, int]:
+    """Return what tells a version of a local file from others: time of its last change in ns, and size in bytes."""
     return status.st_mtime_ns, status.st_size
 
 
@@ -99,11 +107,15 @@ class LocalSource:
         if os.path.isdir(self.name):
             raise IsADirectoryError(errno.EISDIR, "is a directory, expected an .iid file", self.name)
         self._descriptor: _Descriptor | None = _Descriptor(self.name)
-        self.stamp = _stamp(os.fstat(self._descriptor.number))
+        status = os.fstat(self._descriptor.number)
+        self.stamp = time_and_size(status)
         self.size = self.stamp[1]
         self._lock = threading.Lock()
         if stamp is not None and stamp != self.stamp:
             raise changed(self.name)
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a FIFO" if stat.S_ISFIFO(status.st_mode) else "a device"  # a socket cannot be opened
+            raise OSError(errno.EINVAL, f"is {kind}, expected a file", self.name)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return LocalSource, (self.name, self.stamp)
@@ -120,7 +132,7 @@ class LocalSource:
         return descriptor
 
     def _check_unchanged(self, descriptor: _Descriptor) -> None:
-        if _stamp(os.fstat(descriptor.number)) != self.stamp:
+        if time_and_size(os.fstat(descriptor.number)) != self.stamp:
             raise changed(self.name)
 
     def _read_all(self, ranges: deque[tuple[int, memoryview]]) -> None:
@@ -239,20 +251,18 @@ def as_source(target: Any, storage_options: Mapping[str, Any] | None = None) -> 
     Raises
     ------
     FileNotFoundError, IsADirectoryError, PermissionError
+    OSError
+        For a FIFO or a device.
     TypeError
         For anything else.
     """
     if isinstance(target, bytes | bytearray | memoryview):
         return BytesSource(target)
     if isinstance(target, str | os.PathLike):
-        path = os.fspath(target)
-        if isinstance(path, bytes):
-            path = os.fsdecode(path)
-        if "://" in path or "::" in path:
-            if path.startswith(("file://", "local://")) and "::" not in path:
-                return LocalSource(path.split("://", 1)[1])
-            return RemoteSource(path, storage_options)
-        return LocalSource(os.path.expanduser(path))
+        local = local_path(target)
+        if local is None:
+            return RemoteSource(os.fsdecode(target), storage_options)
+        return LocalSource(os.path.expanduser(local))
     if isinstance(target, Source):
         return target
     fs, path = getattr(target, "fs", None), getattr(target, "path", None)

@@ -100,7 +100,7 @@ def atomic_parts(
     """
     local = local_path(path)
     if local is None:
-        with joined(os.fsdecode(os.fspath(path)), storage_options) as parts:
+        with joined(os.fsdecode(os.fspath(path)), storage_options, nbytes) as parts:
             yield parts
         return
     remove_abandoned(local)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from iid_dask.format.source import LocalSource
 from iid_dask.images.image import Image
 from iid_dask.images.png import SIGNATURE, open_png
 from iid_dask.images.raw import open_npy
@@ -19,14 +20,18 @@ def open_file(path: str) -> Image:
     Raises
     ------
     FileNotFoundError
+    OSError
+        For a folder, a FIFO and a device.
     ValueError
         For any other kind of file.
     """
     path = os.path.abspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(errno.ENOENT, "no such label image", path)
-    with open(path, "rb") as file:
-        magic = file.read(8)
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, "is a directory, expected a TIFF, PNG or .npy file", path)
+    source = LocalSource(path)
+    magic = source.read(0, min(8, source.size))
     if magic.startswith(b"\x93NUMPY"):
         return open_npy(path)
     if magic.startswith(_TIFF):

@@ -90,7 +90,7 @@ def as_plane(name: str, shape: Sequence[int], dims: Sequence[str] | None = None)
         if len(shape) == 3 and shape[-1] in (3, 4):
             way = "it may be a colour picture; a plane that holds labels is labels[..., 0]"
         raise ValueError(f"{name}: found {len(shape)} dimensions ({what}), expected 2 (rows, columns): {way}")
-    if not all(shape):
+    if min(shape) < 1:  # a header can be wrong
         raise ValueError(f"{name}: found an image without pixels ({what}), expected 1 row and 1 column or more")
     return int(shape[0]), int(shape[1])
 

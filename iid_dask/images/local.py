@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import astuple, dataclass
 from typing import Self
 
@@ -11,12 +10,6 @@ from iid_dask.format.source import LocalSource
 from iid_dask.once import Once
 
 _SOURCES: Once[LocalSource] = Once(32)
-
-
-def stamp_of(path: str) -> tuple[int, int]:
-    """Return what tells this version of a file from others: time of its last change in ns, and size in bytes."""
-    status = os.stat(path)
-    return status.st_mtime_ns, status.st_size
 
 
 @dataclass(frozen=True)

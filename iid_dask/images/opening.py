@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from iid_dask.format.objects import local_path
 from iid_dask.images.files import open_file
 from iid_dask.images.image import Image
 from iid_dask.images.lazy import open_array, open_dask, open_xarray
@@ -46,6 +47,10 @@ def as_image(
     ------
     FileNotFoundError
         Names the path, also that of a missing sector.
+    OSError
+        For a FIFO or a device.
+    IIDChangedError
+        For a map of a file in whose place another is by now.
     TypeError
         For values that are no labels, a sector of another dtype, and kinds of objects other than those above.
     ValueError
@@ -87,14 +92,12 @@ def _listed(paths: Sequence[Any], across: int | None, at: Sequence[tuple[int, in
 
 
 def _from_path(target: str | os.PathLike[str], storage_options: Mapping[str, Any] | None) -> Image:
-    path = os.fsdecode(target)
-    if path.startswith(("file://", "local://")) and "::" not in path:
-        path = path.split("://", 1)[1]
-    if "://" in path or "::" in path:
+    local = local_path(target)
+    if local is None:
         from iid_dask.images.stores import open_zarr_path
 
-        return open_zarr_path(path, storage_options)
-    path = os.path.abspath(os.path.expanduser(path))
+        return open_zarr_path(os.fsdecode(target), storage_options)
+    path = os.path.abspath(os.path.expanduser(local))
     if not os.path.exists(path):
         way = "no such label image"
         if "{" in path:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from iid_dask.bbox import BBox
+from iid_dask.format.source import LocalSource
 from iid_dask.images.image import as_plane, check_inside, library
-from iid_dask.images.local import LocalImage, stamp_of
+from iid_dask.images.local import LocalImage
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOURS = {0: "grey", 2: "colour", 3: "palette", 4: "grey with alpha", 6: "colour with alpha"}
@@ -57,9 +58,8 @@ def open_png(path: str) -> PngImage:
         For other kinds, whose numbers in the file are not those that a reader gives.
     """
     library("imagecodecs", path)
-    with open(path, "rb") as file:
-        stamp = stamp_of(path)
-        head = file.read(33)
+    source = LocalSource(path)
+    head = source.read(0, min(33, source.size))
     if len(head) < 33 or not head.startswith(SIGNATURE) or head[12:16] != b"IHDR":
         raise ValueError(f"{path}: found no PNG header, expected one in its first 33 bytes; copy it again")
     cols, rows, bits, colour = struct.unpack(">IIBB", head[16:26])
@@ -68,4 +68,4 @@ def open_png(path: str) -> PngImage:
             f"{path}: found a PNG of {bits} bits, {_COLOURS.get(colour, colour)}, expected 8 or 16 bits, grey: what it "
             "shows are not its numbers; write the labels as a 16-bit grey PNG, TIFF or .npy"
         )
-    return PngImage(path, stamp, as_plane(path, (rows, cols)), np.dtype(f"u{bits // 8}"))
+    return PngImage(source.name, source.stamp, as_plane(path, (rows, cols)), np.dtype(f"u{bits // 8}"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from dataclasses import dataclass
@@ -9,8 +10,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from iid_dask.bbox import BBox
+from iid_dask.format.faults import changed
+from iid_dask.format.source import LocalSource
 from iid_dask.images.image import as_label_dtype, as_plane, check_inside
-from iid_dask.images.local import LocalImage, stamp_of
+from iid_dask.images.local import LocalImage
+
+HEAD = 2**14
+"""Bytes of a file that hold any .npy header that numpy reads: it refuses those of more than 10,000."""
+
+PROBES = 64
+"""Places at which a map is compared with its file."""
+
+PROBE = 4096
+"""Bytes compared at each: of fewer a disk reads as many."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +88,16 @@ def open_npy(path: str) -> RawImage:
     ValueError
         For a header that is none, and for other dimensions than rows and columns.
     """
-    with open(path, "rb") as file:
-        stamp = stamp_of(path)
-        try:
-            version = np.lib.format.read_magic(file)
-            header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            if version not in header:
-                raise ValueError(f"found version {version} of the format, expected 1.0 or 2.0")
-            shape, columns_first, dtype = header[version](file)
-        except ValueError as error:
-            raise ValueError(f"{path}: its header is no sound .npy header: {error}; save it again") from error
-        offset = file.tell()
+    source = LocalSource(path)
+    head = io.BytesIO(source.read(0, min(HEAD, source.size)))
+    try:
+        version = np.lib.format.read_magic(head)
+        header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in header:
+            raise ValueError(f"found version {version} of the format, expected 1.0 or 2.0")
+        shape, columns_first, dtype = header[version](head)
+    except ValueError as error:
+        raise ValueError(f"{path}: its header is no sound .npy header: {error}; save it again") from error
     if dtype.hasobject:
         raise TypeError(
             f"{path}: found Python objects ({dtype}), expected integers or bool: numpy pickles objects, and reading "
@@ -95,7 +106,7 @@ def open_npy(path: str) -> RawImage:
     as_label_dtype(path, dtype)
     rows, cols = as_plane(path, shape)
     stride = (rows if columns_first else cols) * dtype.itemsize
-    return RawImage(path, stamp, (rows, cols), dtype, offset, stride, transposed=columns_first)
+    return RawImage(source.name, source.stamp, (rows, cols), dtype, head.tell(), stride, transposed=columns_first)
 
 
 def _map_under(array: np.ndarray) -> tuple[np.memmap, mmap.mmap] | None:
@@ -109,6 +120,22 @@ def _map_under(array: np.ndarray) -> tuple[np.memmap, mmap.mmap] | None:
     return (found, below) if found is not None and isinstance(below, mmap.mmap) else None
 
 
+def _shows(mapping: mmap.mmap, begin: int, source: LocalSource) -> bool:
+    """Whether a map from a byte of a file on is one of this file, as far as a few of its bytes tell.
+
+    The system does not tell which file a map is of, and that its name is another's by now.
+    """
+    if mapping.size() != source.size:
+        return False
+    # If the file was cut under its map, touching a page beyond its end would end the process.
+    length = max(0, min(len(mapping), source.size - begin))
+    for at in np.unique(np.linspace(0, max(0, length - PROBE), PROBES, dtype=np.int64)).tolist():
+        shown = mapping[at : min(at + PROBE, length)]
+        if source.read(begin + at, len(shown)) != shown:
+            return False
+    return True
+
+
 def open_mapped(array: np.ndarray) -> RawImage | None:
     """Return the part of a file that an array shows, or None if it shows none: then its pixels are in memory alone.
 
@@ -120,6 +147,8 @@ def open_mapped(array: np.ndarray) -> RawImage | None:
     ------
     ValueError
         For a map that keeps changes to itself, and for one seen with steps along both axes.
+    IIDChangedError
+        For a map of a file in whose place another is by now.
     """
     found = _map_under(array)
     if found is None:
@@ -131,11 +160,14 @@ def open_mapped(array: np.ndarray) -> RawImage | None:
     if root.mode != "r":
         root.flush()  # else the system writes changes later, and the file would seem replaced
     begin = root.offset - root.offset % mmap.ALLOCATIONGRANULARITY
+    source = LocalSource(name)
+    if not _shows(mapping, begin, source):
+        raise changed(name)
     offset = begin + array.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
     rows, cols = array.shape
     for transposed, (stride, step), length in ((False, array.strides, cols), (True, array.strides[::-1], rows)):
         if step == array.itemsize or length == 1:
-            return RawImage(name, stamp_of(name), (rows, cols), array.dtype, offset, stride, transposed)
+            return RawImage(name, source.stamp, (rows, cols), array.dtype, offset, stride, transposed)
     raise ValueError(
         f"{name}: a view with steps {array.strides} bytes along rows and columns, expected {array.itemsize} along one; "
         "give the whole map, or numpy.save the view and give the path"

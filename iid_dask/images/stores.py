@@ -186,7 +186,7 @@ def open_zarr_path(path: str, storage_options: Mapping[str, Any] | None = None) 
         For what is no label image, and for chunks that are pickles.
     """
     remote = "://" in path or "::" in path
-    if not remote and not any(os.path.exists(os.path.join(path, mark)) for mark in _MARKS):
+    if not remote and not any(os.path.isfile(os.path.join(path, mark)) for mark in _MARKS):
         raise ValueError(
             f"{path}: found a folder without {' or '.join(_MARKS)}, expected a Zarr array; for a folder of tile images "
             'give grid_of("folder/tile_{row}_{col}.tif")'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import index
@@ -10,9 +11,10 @@ from operator import index
 import numpy as np
 
 from iid_dask.bbox import BBox
-from iid_dask.format.source import LocalSource, gather
+from iid_dask.format.faults import changed
+from iid_dask.format.source import LocalSource, gather, time_and_size
 from iid_dask.images.image import as_label_dtype, as_plane, check_inside, library, slices_from
-from iid_dask.images.local import LocalImage, stamp_of
+from iid_dask.images.local import LocalImage
 from iid_dask.images.raw import RawImage
 from iid_dask.once import Once
 
@@ -102,8 +104,24 @@ def _check_segments(path: str, page: _Page, nbytes: int) -> None:
         raise ValueError(f"{path}: is cut short: pixels lie beyond its end at {nbytes} bytes; copy it again")
 
 
+def _parse_unchanged(path: str, stamp: tuple[int, int]) -> _Page:
+    """Parse a file by its name, which may be another file's meanwhile; IIDChangedError then."""
+    try:
+        parsed = _parse(path, stamp)
+    except (TypeError, ValueError) as error:
+        _check_stamp(path, stamp, error)
+        raise
+    _check_stamp(path, stamp)
+    return parsed
+
+
+def _check_stamp(path: str, stamp: tuple[int, int], cause: BaseException | None = None) -> None:
+    if time_and_size(os.stat(path)) != stamp:
+        raise changed(path) from cause
+
+
 def _page(path: str, stamp: tuple[int, int]) -> _Page:
-    return _PAGES.get((path, stamp), lambda: _parse(path, stamp))
+    return _PAGES.get((path, stamp), lambda: _parse_unchanged(path, stamp))
 
 
 @dataclass(frozen=True)
@@ -167,7 +185,7 @@ def open_tiff(path: str) -> TiffImage | RawImage:
     ValueError, TypeError
         For several pages, colours, values that are no labels, and files cut short.
     """
-    stamp = stamp_of(path)
+    stamp = time_and_size(os.stat(path))
     page = _page(path, stamp)
     if page.in_order:
         stride = page.shape[1] * page.stored.itemsize

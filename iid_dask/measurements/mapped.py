@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from iid_dask.errors import IIDChangedError
+from iid_dask.format.source import time_and_size
 
 
 @dataclass(frozen=True)
@@ -51,16 +52,12 @@ class MappedFile:
         return found
 
     def _check_unchanged(self, descriptor: int) -> None:
-        found = _stamp(os.fstat(descriptor))
+        found = time_and_size(os.fstat(descriptor))
         if found != self.stamp:
             raise IIDChangedError(
                 f"measure: {self.path}: changed since it was mapped: (mtime_ns, bytes) are {found}, expected "
                 f"{self.stamp}; open it and measure again"
             )
-
-
-def _stamp(status: os.stat_result) -> tuple[int, int]:
-    return status.st_mtime_ns, status.st_size
 
 
 def as_mapped(array: np.ndarray) -> MappedFile | None:
@@ -92,4 +89,4 @@ def as_mapped(array: np.ndarray) -> MappedFile | None:
         return None
     first, begin = (some.__array_interface__["data"][0] for some in (array, root))
     offset = int(root.offset) + first - begin
-    return MappedFile(str(root.filename), _stamp(status), array.dtype, array.shape, array.strides, offset)
+    return MappedFile(str(root.filename), time_and_size(status), array.dtype, array.shape, array.strides, offset)

@@ -170,7 +170,8 @@ def write_consolidated(
         target, files, shown, names, groups=groups, metadata=metadata, loose=loose, open_tile=opened
     )
     tail = layout.head.nbytes
-    with atomic_parts(target, tail, storage_options) as parts:
+    nbytes = tail + (layout.head.index_nbytes(layout.columns) if index else 0)
+    with atomic_parts(target, nbytes, storage_options) as parts:
         base = layout.head.segments_offset
         ranges = list(layout.ranges())
         work = Work(
@@ -186,8 +187,7 @@ def write_consolidated(
         if index:
             rows = layout.head.index(layout.columns, _segment_crcs(len(names), ranges, results))
             parts.put(tail, memoryview(rows))
-            tail += len(rows)
-    return tail
+    return nbytes
 
 
 def _check_cover(path: str, start: int, stop: int, results: Sequence[tuple[int, int, np.ndarray]]) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from iid_dask.errors import IIDStoreError
 from iid_dask.format.folder import Folder
 from iid_dask.mosaic.evidence import Evidence
-from iid_dask.mosaic.state import State
-from iid_dask.mosaic.tables import SCHEMAS, read_table
+from iid_dask.mosaic.state import State, checked_table
+from iid_dask.mosaic.tables import SCHEMAS
 
 PAIR = ("tile_a", "key_a", "tile_b", "key_b")
 """Columns that tell a row of the table from all others."""
@@ -79,12 +79,13 @@ def whole_numbers(what: str, given: Any) -> np.ndarray:
 
 def joins_within(folder: Folder, found: State, segments: np.ndarray) -> np.ndarray:
     """Rows of the table of seams that join pieces of these segments."""
-    count = found.manifest["counts"]["segments"]
+    tables = found.manifest["tables"]
+    count = tables["segments"]["rows"]
     wrong = segments[(segments < 0) | (segments >= count)]
     if len(wrong):
         raise KeyError(f"{folder}: no segment {wrong[0]}; keys are 0 … {count - 1}")
     wanted = ("tile", "key", "label")
-    pieces = read_table(folder, found.manifest["tables"]["pieces"], SCHEMAS["pieces"], wanted)
+    pieces = checked_table(folder, tables["pieces"], SCHEMAS["pieces"], wanted)
     chosen = np.isin(pieces["label"].astype(np.int64) - 1, segments)
     held = pieces["tile"][chosen] << 32 | pieces["key"][chosen]
     ends = found.evidence.tile_a << 32 | found.evidence.key_a

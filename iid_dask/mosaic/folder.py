@@ -17,7 +17,7 @@ import numpy as np
 
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDFormatError, IIDLimitError, IIDStoreError
-from iid_dask.format.folder import Folder, FolderLike, as_folder
+from iid_dask.format.folder import Folder, FolderLike, as_folder, stamp_of
 from iid_dask.format.layout import Limits
 from iid_dask.format.metadata import encode_metadata
 from iid_dask.format.reader import RecordReader, open_records
@@ -35,6 +35,9 @@ MAX_TILE_SIDE = 65_535
 """Rows or columns of a tile, which is an ordinary file."""
 
 MANIFEST, JOB, INPUT = "mosaic.json", "job.json", "input.txt"
+
+SEVERAL = "several images"
+"""Noted of a folder that has met two; no image has this token."""
 
 STITCHES = ("label", "name", "touch", "iou")
 
@@ -290,11 +293,13 @@ def _difference(there: Job, wanted: Job) -> str:
 
 
 def same_input(folder: FolderLike, token: str) -> bool:
-    """Return whether a folder's tiles were begun from the image that a token tells, and note it there for later."""
+    """Return whether a folder has met only the image that a token tells, and note it there for later."""
     place = as_folder(folder)
     with contextlib.suppress(FileNotFoundError):
         if place.read(INPUT) == token.encode():
             return True
+        # Tiles of the other image go one by one, in several processes: no note can tell when the last one is gone.
+        token = SEVERAL
     with place.write(INPUT) as file:
         file.write(token.encode())
     return False
@@ -407,5 +412,5 @@ def tile_reader(folder: FolderLike, path: str) -> RecordReader:
     """
     place = as_folder(folder)
     place.inside(path)
-    stamp = place.stamp(path)
-    return tile_readers.get((place, path, stamp), lambda: open_records(place.source(path)))
+    source = place.source(path)  # a server is asked once, and what is read has the stamp that it is kept under
+    return tile_readers.get((place, path, stamp_of(source)), lambda: open_records(source))

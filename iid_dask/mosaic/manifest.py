@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +47,7 @@ class Manifest:
     groups : tuple of str
         In their order.
     tables : dict
-        Name -> ``path``, ``rows``, ``nbytes`` and ``crc``.
+        Name -> ``path``, ``rows``, ``nbytes`` and ``crc``, of all that are listed.
     """
 
     folder: Folder
@@ -82,13 +81,11 @@ class Manifest:
             raise fail(f"a JSON {type(value).__name__}", "a JSON object")
         if value.get("version") != VERSION:
             raise fail(f"version {brief(value.get('version'))}", f"{VERSION}")
-        for name, (sound, expected) in FIELDS.items():
-            if not sound(value.get(name)):
-                raise fail(f"{name} {brief(value.get(name))}", expected)
-        tables = {name: value["tables"].get(name) for name in TABLES}
+        check_fields(path, value, FIELDS)
+        tables = dict.fromkeys(TABLES) | value["tables"]
         for name, listed in tables.items():
             if not _is_listed(listed):
-                raise fail(f"table {name} {brief(listed)}", "an object with path, rows, nbytes and crc")
+                raise fail(f"table {name:.80} {brief(listed)}", "an object with path, rows, nbytes and crc")
             folder.inside(listed["path"])
         if tables["segments"]["rows"] > MAX_SEGMENTS:
             raise fail(f"{tables['segments']['rows']} segments", f"at most {MAX_SEGMENTS}")
@@ -105,7 +102,8 @@ def _is_shape(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(_is_count(side, MAX_MOSAIC_SIDE) for side in value)
 
 
-def _are_groups(value: object) -> bool:
+def are_groups(value: object) -> bool:
+    """Whether a value is a list of names, each once."""
     return isinstance(value, list) and all(isinstance(name, str) for name in value) and len(set(value)) == len(value)
 
 
@@ -118,18 +116,41 @@ def _is_listed(value: object) -> bool:
     )
 
 
-def _is(kind: type, value: object) -> bool:
-    return isinstance(value, kind)
+def is_a(kind: type) -> Callable[[object], bool]:
+    """Return what tells whether a value is of a kind."""
+    return lambda value: isinstance(value, kind)
 
 
-FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
-    "job": (partial(_is, str), "the job's name"),
+Fields: TypeAlias = Mapping[str, tuple[Callable[[object], bool], str]]
+"""Fields of an object: whether a value is sound, and what is expected."""
+
+FIELDS: Fields = {
+    "job": (is_a(str), "the job's name"),
     "shape": (_is_shape, f"[rows, columns], each 0 … {MAX_MOSAIC_SIDE}"),
-    "metadata": (partial(_is, dict), "an object"),
-    "groups": (_are_groups, "a list of names, each once"),
-    "tables": (partial(_is, dict), "an object"),
+    "metadata": (is_a(dict), "an object"),
+    "groups": (are_groups, "a list of names, each once"),
+    "tables": (is_a(dict), "an object"),
 }
-"""Fields of a manifest: whether a value is sound, and what is expected."""
+"""What a reader needs of a manifest."""
+
+
+def check_fields(path: str, value: Mapping[str, Any], fields: Fields, *, of: str = "") -> None:
+    """Raise IIDFormatError for a field of a manifest that is missing, or not what is expected.
+
+    Parameters
+    ----------
+    path
+        Of the manifest, for the message.
+    value
+        What holds the fields.
+    fields
+    of
+        What stands before their names in the message.
+    """
+    for name, (sound, expected) in fields.items():
+        if name not in value or not sound(value[name]):
+            found = f"no {of}{name}" if value.get(name) is None else f"{of}{name} {brief(value[name])}"
+            raise IIDFormatError(path, "manifest", None, None, found, f"{expected}; finish the mosaic again")
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +14,18 @@ import pyarrow as pa
 
 from iid_dask.bbox import BBox
 from iid_dask.errors import IIDFormatError, IIDStoreError
-from iid_dask.format.folder import Folder
+from iid_dask.format.folder import Folder, LocalFolder
 from iid_dask.format.layout import Limits
 from iid_dask.mosaic.cuts import Cut
 from iid_dask.mosaic.evidence import ENTRY_MEMBERS, Evidence
 from iid_dask.mosaic.evidence import SCHEMA as SEAMS
-from iid_dask.mosaic.folder import MANIFEST
+from iid_dask.mosaic.folder import MANIFEST, STITCHES
 from iid_dask.mosaic.grid import Tile
 from iid_dask.mosaic.identity import Pieces, Segments, from_arrow, to_arrow
-from iid_dask.mosaic.manifest import Manifest
+from iid_dask.mosaic.manifest import Fields, Manifest, are_groups, check_crc, check_fields, is_a
+from iid_dask.mosaic.rules import from_json
 from iid_dask.mosaic.survey import Entries, Strings, Survey
-from iid_dask.mosaic.tables import BOX, SCHEMAS, read_table, write_table
+from iid_dask.mosaic.tables import BOX, SCHEMAS, read_table, table_file, write_table
 
 
 def _described(
@@ -131,6 +132,37 @@ def _fingerprint(manifest: Mapping[str, Any], tables: Mapping[str, Mapping[str, 
 # --- reading back -----------------------------------------------------------------------------------------------
 
 
+def _is_stitch(value: object) -> bool:
+    return value is None or value in STITCHES
+
+
+def _is_rule(value: Any) -> bool:
+    try:
+        from_json(value)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_hex(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("(?:[0-9a-f]{2})*", value) is not None
+
+
+FIELDS: Fields = {
+    "stitch": (_is_stitch, f"null or one of {', '.join(STITCHES)}"),
+    "rule": (_is_rule, "null, or a rule's name and options"),
+    "naming": (is_a(dict), "an object"),
+}
+"""What deciding again needs of a manifest beside what a reader needs."""
+
+NAMING: Fields = {
+    **dict.fromkeys(("masks", "names", "groups"), (is_a(bool), "true or false")),
+    "domain": (_is_hex, "bytes as hexadecimal digits"),
+    "entry_groups": (are_groups, "a list of names, each once"),
+}
+"""The same of what it says of names."""
+
+
 @dataclass(frozen=True, eq=False)
 class State:
     """A finished mosaic, as far as deciding again needs it.
@@ -164,27 +196,41 @@ def load(folder: Folder) -> State:
         data = folder.read(MANIFEST)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file: call iid_dask.finish(folder) first") from None
-    Manifest.parse(folder, data, Limits())
+    tables = Manifest.parse(folder, data, Limits()).tables
     manifest = json.loads(data)
-    naming = manifest.get("naming")
-    if not isinstance(naming, dict) or not {"masks", "entry_groups"} <= set(naming) or "stitch" not in manifest:
-        raise IIDFormatError(
-            path, "manifest", None, None, "no naming or no stitch", "what iid_dask.finish wrote; finish it again"
-        )
-    tables = manifest["tables"]
+    check_fields(path, manifest, FIELDS)
+    check_fields(path, manifest["naming"], NAMING, of="naming.")
     if "seams" not in tables:
         raise IIDStoreError(
             f"{path}: a mosaic with stitch = {manifest['stitch']!r}, in which nothing is decided; seams are those of "
             'labels that are local to their tiles: write such tiles into a new folder, with stitch="touch" or "iou"'
         )
-    tiles = read_table(folder, tables["tiles"], SCHEMAS["tiles"])
-    evidence = Evidence(**read_table(folder, tables["seams"], SEAMS))
-    entries = read_table(folder, tables["entries"], SCHEMAS["entries"])
+    if "entries" not in tables:
+        raise IIDFormatError(path, "manifest", None, None, "no table entries", "one beside that of seams")
+    tiles = checked_table(folder, tables["tiles"], SCHEMAS["tiles"])
+    evidence = Evidence(**checked_table(folder, tables["seams"], SEAMS))
+    entries = checked_table(folder, tables["entries"], SCHEMAS["entries"])
     members = np.zeros((0, 2), np.int64)
     if "entry_members" in tables:
-        columns = read_table(folder, tables["entry_members"], ENTRY_MEMBERS)
+        columns = checked_table(folder, tables["entry_members"], ENTRY_MEMBERS)
         members = np.stack([columns["group"], columns["entry"]], axis=1)
     return State(manifest, _survey(manifest, tiles, entries, members), evidence)
+
+
+def checked_table(
+    folder: Folder,
+    listed: Mapping[str, Any],
+    schema: Mapping[str, pa.DataType],
+    columns: Iterable[str] | None = None,
+) -> dict[str, Any]:
+    """Read columns of a table as `read_table` does, of a local file when its checksum is the one that is listed.
+
+    Of an object each page has its own, which is compared when it is read.
+    """
+    file = table_file(folder, listed)
+    if isinstance(folder, LocalFolder):
+        check_crc(folder, listed["path"], listed["crc"])
+    return read_table(folder, listed, schema, columns, file=file)
 
 
 def _survey(manifest: Mapping[str, Any], tiles: dict[str, Any], entries: dict[str, Any], members: np.ndarray) -> Survey:

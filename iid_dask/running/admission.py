@@ -12,10 +12,11 @@ from typing import Any
 
 import dask
 
-from iid_dask import __version__
 from iid_dask.errors import IIDLimitError, IIDWorkerError
 from iid_dask.running.plan import Plan
 from iid_dask.running.schedulers import client_in_scope, name_in_scope
+
+VERSION = "iid_dask.__version__"
 
 LOGGER = logging.getLogger("iid_dask")
 
@@ -79,14 +80,14 @@ def refusal(plan: Plan) -> str | None:
 def _check_versions(client: Any) -> None:
     """Make sure that all workers have this very version; raises if one has not."""
     # By a function of the standard library: workers that lack the package could not load one of ours.
-    found = client.run(locate, "iid_dask.__version__", on_error="return")
-    others = {worker: said for worker, said in found.items() if said != __version__}
+    here, found = locate(VERSION), client.run(locate, VERSION, on_error="return")
+    others = {worker: said for worker, said in found.items() if said != here}
     if others:
         worker, said = next(iter(others.items()))
         what = "no iid_dask" if said is None else f"iid_dask {said}"
         raise IIDWorkerError(
             f"{len(others)} of {len(found)} workers have another version, or none: found {what} at {worker}, expected "
-            f"iid_dask {__version__} as here; install it there"
+            f"iid_dask {here} as here; install it there"
         )
 
 
