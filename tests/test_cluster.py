@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -289,25 +286,3 @@ def test_one_image_gives_one_file_whatever_tiles_and_scheduler(client, tmp_path,
         made.append(path.read_bytes())
         path.unlink()
     assert made[0] == made[1]
-
-
-HASHED = """
-import hashlib, sys, warnings
-import iid_dask
-warnings.simplefilter("ignore")
-labels, out = sys.argv[1:]
-iid_dask.to_iid(labels, out + "/a.iid", tile=70, progress=False)
-iid_dask.to_zarr(iid_dask.sample("us"), out + "/a.zarr", chunks=100, progress=False)
-"""
-
-
-def test_neither_hash_seed_nor_time_zone_changes_a_byte(sources, tmp_path):
-    made = []
-    for number, variables in enumerate(({"PYTHONHASHSEED": "1"}, {"PYTHONHASHSEED": "77", "TZ": "Asia/Tokyo"})):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        words = [sys.executable, "-c", HASHED, sources["labels.npy"], str(folder)]
-        subprocess.run(words, env={**os.environ, **variables}, check=True, timeout=100)
-        made.append(held(folder))
-    assert made[0] == made[1]
-    assert len(made[0]) > 50

@@ -1,4 +1,4 @@
-"""The same input gives the same bytes, whatever the clock, the seed of hashes, and the order of tasks."""
+"""The same input gives the same bytes, whatever the clock, the zone, the seed of hashes, and the order of tasks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ with patch("iid_dask.assembling.writing.batches_of", shuffled):
 """
 """Tasks run in an order of their own."""
 
-CLOCKS = ["+0", "-1d", "+1d", "@1970-01-02 00:00:00", "@2099-12-31 23:59:59", "+0 x1000"]
+CLOCKS = ["+0", "-1d", "@1970-01-02 00:00:00", "@2099-12-31 23:59:59 x1000"]
+ZONES = ["UTC", "Asia/Tokyo", "America/New_York", "UTC"]
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -52,13 +53,13 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 @linux_only
-def test_clock_hash_seed_and_order_change_no_byte(tmp_path: Path) -> None:
+def test_clock_zone_hash_seed_and_order_change_no_byte(tmp_path: Path) -> None:
     _, preload = libfaketime.get_reload_information()
 
     def made(number: int) -> dict[str, str]:
         out = tmp_path / str(number)
         out.mkdir()
-        env = {**os.environ, **preload, "FAKETIME": CLOCKS[number], "PYTHONHASHSEED": str(number)}
+        env = {**os.environ, **preload, "FAKETIME": CLOCKS[number], "PYTHONHASHSEED": str(number), "TZ": ZONES[number]}
         command = [sys.executable, "-c", JOBS, iid_dask.sample("us"), str(out), str(number)]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stderr

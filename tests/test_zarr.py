@@ -464,7 +464,7 @@ def test_a_killed_run_continues(tmp_path):
     assert iid_dask.check_zarr(store) == []
 
 
-@pytest.mark.parametrize("number", range(1, 12))
+@pytest.mark.parametrize("number", [1, 2, 3, 7, 11])
 def test_killed_while_it_begins_an_object_store_the_same_call_makes_it(monkeypatch, number):
     store, writes, put = zarr.storage.MemoryStore(), 0, zarr.storage.MemoryStore.set
 
@@ -591,7 +591,7 @@ def stored_bytes(store: Path) -> dict[str, bytes]:
 
 
 def test_killed_at_any_write_of_metadata_the_next_call_ends_with_the_same_bytes(tmp_path, monkeypatch):
-    write(US, tmp_path / "calm.zarr", chunks=128)
+    write(NUCLEI, tmp_path / "calm.zarr", chunks=256)
     expected = stored_bytes(tmp_path / "calm.zarr")
     replace, left = Path.replace, 0
 
@@ -608,10 +608,10 @@ def test_killed_at_any_write_of_metadata_the_next_call_ends_with_the_same_bytes(
         store = tmp_path / f"{number}.zarr"
         left = number
         try:
-            write(US, store, chunks=128)
+            write(NUCLEI, store, chunks=256)
         except Killed:
             left = 0
-            write(US, store, chunks=128)
+            write(NUCLEI, store, chunks=256)
             assert stored_bytes(store) == expected, f"killed at write {number}"
         else:
             break

@@ -150,7 +150,10 @@ def _differences(record: Mapping[str, Any], plan: Plan) -> str:
     changed = {name: value for name, value in plan.options.items() if there.get(name) != value}
     found = [f"{name}: found {there.get(name)}, asked for {value}" for name, value in changed.items()]
     if not found:
-        found = ["a dataset that was opened without chunks= and looked at counts as another source than its path"]
+        found = [
+            "the source, or how it is opened; a dataset that was opened without chunks= and looked at is another one "
+            "than its path"
+        ]
     return f" ({'; '.join(found)})" if there else ""
 
 

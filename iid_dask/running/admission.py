@@ -81,7 +81,8 @@ def _check_versions(client: Any) -> None:
     """Make sure that all workers have this very version; raises if one has not."""
     # By a function of the standard library: workers that lack the package could not load one of ours.
     here, found = locate(VERSION), client.run(locate, VERSION, on_error="return")
-    others = {worker: said for worker, said in found.items() if said != here}
+    # Those that are gone meanwhile answer with an error of the connection.
+    others = {worker: said for worker, said in found.items() if said != here and not isinstance(said, OSError)}
     if others:
         worker, said = next(iter(others.items()))
         what = "no iid_dask" if said is None else f"iid_dask {said}"
