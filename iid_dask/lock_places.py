@@ -160,7 +160,7 @@ class LockObjects:
             self._do(name, lambda path: self.fs.pipe_file(path, data, mode="create"))
         except FileExistsError:
             return False
-        except (NotImplementedError, TypeError):  # of file systems that know no mode, and of those that take none
+        except (NotImplementedError, TypeError):  # because some stores know no condition: the last line tells who won
             self.replace(name, data)
         return self.read(name) == data
 

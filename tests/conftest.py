@@ -20,10 +20,6 @@ REFERENCE = sorted(path.name.split(".")[0] for path in DATA.glob("*.expected.npz
 """Files with arrays by the reference implementation."""
 
 
-# macOS, where the package runs too, has neither /proc (it counts descriptors and shows stopped processes) nor inotify.
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc or inotify")
-
-
 @pytest.fixture(scope="session")
 def indexed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Copies of the sample files, with an index."""

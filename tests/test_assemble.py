@@ -20,7 +20,8 @@ from label_images import GOLDEN, GOLDEN_SUMS, TILE, canonical_order, cells, disc
 from twins import seeds
 
 import iid_dask
-from iid_dask.format.encode import Names, write_file
+from iid_dask.format.columns import Names
+from iid_dask.format.encode import write_file
 from iid_dask.images.raw import RawImage
 from iid_dask.mosaic.blocks import segments_of, segments_of_masks
 

@@ -17,7 +17,8 @@ from twins import random_box, random_mask, random_name, seeds
 import iid_dask
 from iid_dask import BBox, kernels
 from iid_dask.format import encode
-from iid_dask.format.encode import Names, Segments, encode_segments, plan_head, write_file
+from iid_dask.format.columns import Names, Segments
+from iid_dask.format.encode import encode_segments, plan_head, write_file
 from iid_dask.format.layout import MAX_LENGTH, SEGMENT_HEAD
 from iid_dask.format.regions import REGION, RUN
 from iid_dask.mosaic import blocks

@@ -31,7 +31,6 @@ from cluster_work import (
     write_in_place,
     write_late,
 )
-from conftest import linux_only
 from distributed import Client, LocalCluster, wait
 from label_images import discs
 from other_processes import alive, finished, stamp
@@ -202,7 +201,6 @@ def give_up_on_stopped(client: Client, local: LocalCluster, count: int) -> None:
     client.run_on_scheduler(give_up, list(stopped(local).values()))
 
 
-@linux_only
 def test_workers_that_wake_after_the_end_change_nothing(small, sources, expected, tmp_path):
     items = {"export": "zarr 3", "assemble": "tile 0 150", "consolidate": "range 0"}
     late = tmp_path / "late"

@@ -19,7 +19,7 @@ from twins import seeds
 import iid_dask
 from iid_dask import BBox, IIDWriter
 from iid_dask.format import target
-from iid_dask.format.encode import Names
+from iid_dask.format.columns import Names
 from iid_dask.mosaic import consolidate as consolidating
 from iid_dask.mosaic import placing, ranges
 from iid_dask.mosaic.consolidate import write_consolidated

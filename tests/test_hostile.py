@@ -26,7 +26,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zarr
-from conftest import linux_only
 from fuzz_targets import guarded
 
 import iid_dask
@@ -314,7 +313,6 @@ def put_path(name: str, path: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
-@linux_only
 @pytest.mark.parametrize("path", ESCAPES)
 @pytest.mark.parametrize("verify", [True, False])
 def test_no_table_outside_the_folder_is_opened(folder: Path, outside: Path, path: str, verify: bool) -> None:
@@ -327,7 +325,6 @@ def test_no_table_outside_the_folder_is_opened(folder: Path, outside: Path, path
     assert len(str(caught.value)) < 1000 + len(str(folder))
 
 
-@linux_only
 @pytest.mark.parametrize("path", ESCAPES)
 def test_no_tile_outside_the_folder_is_opened(folder: Path, outside: Path, path: str) -> None:
     for canary in canaries(outside):
@@ -347,7 +344,6 @@ def set_paths(table: pa.Table, paths: list[str]) -> pa.Table:
     return table.set_column(table.column_names.index("path"), "path", pa.array(paths, pa.string()))
 
 
-@linux_only
 def test_a_canary_that_is_read_is_noticed(folder: Path, outside: Path) -> None:
     # The control: were the path followed, the mosaic would open, and who watches would know; also of Arrow's own reads.
     shutil.copy(outside / "canary", folder / "copy.parquet")

@@ -22,7 +22,6 @@ import numpy as np
 import pytest
 import xarray as xr
 from bad_networks import asleep
-from conftest import linux_only
 from failing_disks import BYTES, EXPECTED, can_trace, cut_under, faulty, read_ranges, straced
 from moving_files import (
     Version,
@@ -163,7 +162,6 @@ print("given up", flush=True)
 """
 
 
-@linux_only
 @pytest.mark.timeout(30)
 def test_a_file_that_another_process_has_leased_is_read_when_that_gives_it_up(file):
     with subprocess.Popen([sys.executable, "-c", LEASING, file], stdout=subprocess.PIPE, text=True) as other:
@@ -429,7 +427,6 @@ def test_closing_a_source_under_the_read_of_another_spoils_it_only_if_the_number
 # --- what is held -----------------------------------------------------------------------------------------------
 
 
-@linux_only
 def test_open_read_and_close_leaks_nothing(versions):
     before, after = cycles(versions[0].path, 300)
     assert after.descriptors == before.descriptors
@@ -440,7 +437,6 @@ def test_open_read_and_close_leaks_nothing(versions):
     assert after.descriptors == before.descriptors + 40, "the count would show a leak"
 
 
-@linux_only
 def test_reading_a_file_that_is_replaced_leaks_no_descriptor(versions, tmp_path):
     path = tmp_path / "live.iid"
     publish(versions[0].path, path)

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import libfaketime
-from conftest import linux_only
 
 import iid_dask
 
@@ -52,7 +51,6 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-@linux_only
 def test_clock_zone_hash_seed_and_order_change_no_byte(tmp_path: Path) -> None:
     _, preload = libfaketime.get_reload_information()
 

@@ -14,7 +14,8 @@ from iid_dask import raster
 from iid_dask.bbox import BBox, union
 from iid_dask.cutting import ranges
 from iid_dask.errors import IIDLimitError
-from iid_dask.format.encode import Names, Segments, write_parts
+from iid_dask.format.columns import Names, Segments
+from iid_dask.format.encode import write_parts
 from iid_dask.format.layout import SPARE
 from iid_dask.format.segments import SegmentColumns, region_lengths
 from iid_dask.format.verifying import read_segments

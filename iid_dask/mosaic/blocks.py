@@ -10,7 +10,7 @@ import numpy as np
 
 from iid_dask import kernels
 from iid_dask.bbox import BBox
-from iid_dask.format.encode import Names, Segments
+from iid_dask.format.columns import Names, Segments
 from iid_dask.format.layout import SPARE
 from iid_dask.format.plan import check_group_names
 from iid_dask.format.regions import BlockRegions, as_block, find_regions

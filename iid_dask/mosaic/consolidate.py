@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from iid_dask.errors import IIDLimitError
-from iid_dask.format.encode import Names
+from iid_dask.format.columns import Names
 from iid_dask.format.folder import Folder, FolderLike
 from iid_dask.format.layout import MAX_SIDE
 from iid_dask.format.target import atomic_parts

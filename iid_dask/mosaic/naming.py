@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from iid_dask.format.encode import Names
+from iid_dask.format.columns import Names
 from iid_dask.format.plan import check_group_names
 from iid_dask.mosaic.survey import Strings
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from iid_dask.cutting import ranges, spread
 from iid_dask.errors import IIDLimitError
-from iid_dask.format.encode import Head, Names, plan_head
+from iid_dask.format.columns import Names
+from iid_dask.format.encode import Head, plan_head
 from iid_dask.format.layout import MAX_SIDE, REGION_HEAD, SEGMENT_HEAD
 from iid_dask.format.segments import SegmentColumns, region_lengths
 from iid_dask.mosaic.joining import Joined, join

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from iid_dask.bbox import BBox
-from iid_dask.format.encode import Names, Segments, write_file
+from iid_dask.format.columns import Names, Segments
+from iid_dask.format.encode import write_file
 from iid_dask.format.folder import FolderLike, as_folder
 from iid_dask.mosaic.blocks import Mask, block_crc, segments_of, segments_of_masks
 from iid_dask.mosaic.folder import Job, as_pair, load_job
