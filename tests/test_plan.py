@@ -293,7 +293,7 @@ CASES = [
     Case("to_zarr", "noise", 512, {"chunks": 64}),
     Case("graph to_zarr", "sparse", 8192, {}, threads=2),
     Case("to_iid", "noise", 512, {"tile": 256}),
-    Case("copy", "noise", 200, {}),
+    Case("copy", "noise", 300, {}, workers=1),
     Case("copy", "cells", 512, {"window": [3, 3, 500, 500]}),
     Case("finish", "noise", 512, {}),
     Case("consolidate", "noise", 512, {}),

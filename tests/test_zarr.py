@@ -496,8 +496,8 @@ def test_parts_of_an_object_store_are_written_over_an_old_one(tmp_path):
     np.testing.assert_array_equal(iid_dask.open_zarr(url).label.values, EXPECTED["us"]["last"])
 
 
-@pytest.mark.parametrize("left", [0, 5])
-def test_a_damaged_record_is_named_and_made_again(tmp_path, monkeypatch, left):
+@pytest.mark.parametrize(("left", "resume"), [(0, True), (5, True), (5, "trust")])
+def test_a_damaged_record_is_named_and_made_again(tmp_path, monkeypatch, left, resume):
     monkeypatch.setattr("iid_dask.export.layout.TILE", 128)
     store = tmp_path / "us.zarr"
     write(US, store, chunks=128)
@@ -507,7 +507,7 @@ def test_a_damaged_record_is_named_and_made_again(tmp_path, monkeypatch, left):
         iid_dask.open_zarr(store)
     (defect,) = iid_dask.check_zarr(store)
     assert "its record cannot be read" in str(defect)
-    write(US, store, chunks=128)
+    write(US, store, chunks=128, resume=resume)
     assert iid_dask.check_zarr(store) == []
     np.testing.assert_array_equal(iid_dask.open_zarr(store).label.values, EXPECTED["us"]["last"])
 

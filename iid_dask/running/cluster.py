@@ -143,7 +143,7 @@ class _Flight:
         self._under_way: dict[Any, Batch] = {}
         self._landed: SimpleQueue[Any] = SimpleQueue()
         self._seen = time.monotonic()
-        self._had_workers = False
+        self._had_workers = self._said = False
         self._look()
 
     @property
@@ -219,12 +219,13 @@ class _Flight:
         """Count the workers' threads; give up when there are none for long."""
         self._looked = time.monotonic()
         self._threads = sum(self.client.nthreads().values())
-        if not self._threads and not self._had_workers and self._looked - self._seen > LOOK:
-            LOGGER.warning("no worker yet at %s; waiting", self.client.scheduler.address)
-            self._seen = self._looked
         if self._threads:
             self._had_workers, self._seen = True, self._looked
-        elif self._had_workers and self._looked - self._seen > PATIENCE:
+        elif not self._had_workers:
+            if not self._said and self._looked - self._seen > LOOK:
+                LOGGER.warning("no worker yet at %s; waiting", self.client.scheduler.address)
+                self._said = True
+        elif self._looked - self._seen > PATIENCE:
             waits = min(self._under_way.values(), default=(0, 0))
             raise IIDWorkerError(
                 f"no worker is left since {self._looked - self._seen:.0f} s, and {len(self._under_way)} batches wait, "
